@@ -1,0 +1,1 @@
+"""Logs and checkpoint: what watches a run and keeps it."""

@@ -1,0 +1,246 @@
+"""Automatic choices: whatever the user left open, chosen from the data and the machine, with the reason.
+
+A pure function of config, collection and machine. A value that somebody gave, on the command line, in a config or
+in a checkpoint, is never touched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from mae_vlm.cli.machine import Machine
+from mae_vlm.data.module import Summary
+from mae_vlm.encoders.arithmetic import masked_step
+from mae_vlm.learners.optim import default_base_lr
+from mae_vlm.types import TokenSpace
+
+PRETRAINER = "mae_vlm.learners.pretrain.Pretrainer"
+VIT = "mae_vlm.encoders.vit.Vit"
+PIXELS = "mae_vlm.objectives.pixels.Pixels"
+ADAMW = "mae_vlm.learners.optim.AdamW"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """One automatic value: the dotted key in the config, the value, and why."""
+
+    key: str
+    value: Any
+    reason: str
+
+
+class Chooser:
+    """Fills the open keys of one config, in order, later choices seeing earlier ones."""
+
+    def __init__(self, config: dict[str, Any], summary: Summary, machine: Machine) -> None:
+        self.config, self.summary, self.machine = config, summary, machine
+        self.choices: list[Choice] = []
+
+    def get(self, key: str) -> Any:
+        """The value at a dotted key, None where a step is missing."""
+        place: Any = self.config
+        for step in key.split("."):
+            place = place.get(step) if isinstance(place, dict) else None
+        return place
+
+    def fill(self, key: str, choose: Callable[[], tuple[Any, str]], unset: tuple[Any, ...] = (None,)) -> None:
+        """Set ``key`` if it is open and its section exists."""
+        section, _, name = key.rpartition(".")
+        place = self.get(section) if section else self.config
+        if not isinstance(place, dict) or place.get(name) not in unset:
+            return
+        value, reason = choose()
+        place[name] = value
+        self.choices.append(Choice(key, value, reason))
+
+
+def choose(config: dict[str, Any], summary: Summary, machine: Machine, training: bool = True) -> list[Choice]:
+    """Fill what is open in ``config`` (changed in place) and return the choices in the order they were made."""
+    chooser = Chooser(config, summary, machine)
+    _data(chooser)
+    if str(chooser.get("model.class_path")) == PRETRAINER:
+        _encoder(chooser)
+        _decoder(chooser)
+    _trainer(chooser, training)
+    return chooser.choices
+
+
+def _data(c: Chooser) -> None:
+    seen = c.summary
+    c.fill("data.format", lambda: (seen.format, "told from the content"), unset=(None, "auto"))
+    c.fill("data.image_size", lambda: _image_size(seen, c.machine))
+    c.fill("data.channels", lambda: (seen.channels, "of the first pictures"))
+    c.fill("data.num_workers", lambda: _workers(c.machine))
+    c.fill("data.batch_size", lambda: _batch_size(c))
+
+
+def _image_size(seen: Summary, machine: Machine) -> tuple[int, str]:
+    short = min(seen.height, seen.width)
+    sizes = (32, 64, 96, 128, 160, 192, 224) if machine.kind == "cuda" else (32, 64, 96)
+    size = max((size for size in sizes if size <= short), default=32)
+    limit = f", at most {sizes[-1]} on this machine" if short > sizes[-1] else ""
+    return size, f"pictures are {seen.height} x {seen.width} (median){limit}"
+
+
+def _workers(machine: Machine) -> tuple[int, str]:
+    if machine.kind == "cuda":
+        return min(16, max(1, machine.cores // max(1, machine.devices))), f"{machine.cores} cores for {machine.devices} devices"
+    return max(1, min(4, machine.cores // 2)), f"{machine.cores} cores, which also train"
+
+
+def _batch_size(c: Chooser) -> tuple[int, str]:
+    share = _processes(c) * int(c.get("trainer.accumulate_grad_batches") or 1)
+    wanted = 1024 if c.machine.kind == "cuda" else 256 if _pixels(c) <= 64 * 64 else 128
+    fitting = 2 ** int(math.log2(max(1, c.summary.train // 8)))  # eight steps an epoch at least
+    size = max(share, min(wanted, fitting) // share * share)
+    return size, f"{c.summary.train:,} training pictures on {c.machine.kind}, {share} parts per step"
+
+
+def _pixels(c: Chooser) -> int:
+    height, width = _sides(c.get("data.image_size"))
+    return height * width
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def _encoder(c: Chooser) -> None:
+    at = "model.init_args.encoder.init_args"
+    if c.get("model.init_args.encoder.class_path") != VIT:
+        return
+    for name in ("image_size", "channels", "mean", "std"):
+        value = c.get(f"data.{name}")
+        if value is not None:
+            c.fill(f"{at}.{name}", lambda value=value, name=name: (value, f"from data.{name}"))
+    if c.get(f"{at}.name") is not None:
+        return
+    width, depth, heads, reason = _size(c)
+    c.fill(f"{at}.patch", lambda: _patch(c))
+    if c.get(f"{at}.width") is not None:  # the user sized it in part: complete it to that width
+        width, reason = int(c.get(f"{at}.width")), "to go with the width given"
+        depth, heads = (6, max(1, width // 32)) if width < 192 else (12, max(1, width // 64))
+    c.fill(f"{at}.width", lambda: (width, reason))
+    c.fill(f"{at}.depth", lambda: (depth, reason))
+    c.fill(f"{at}.heads", lambda: (heads, reason))
+
+
+def _patch(c: Chooser) -> tuple[int, str]:
+    height, width = _sides(c.get("data.image_size"))
+    short = min(height, width)
+    wanted = 4 if short <= 40 else 8 if short <= 128 else 16
+    patch = next((p for p in (wanted, 16, 14, 8, 7, 4, 2) if height % p == 0 and width % p == 0), wanted)
+    return patch, f"divides {height} x {width} into {height // patch} x {width // patch} patches"
+
+
+def _size(c: Chooser) -> tuple[int, int, int, str]:
+    count, kind = c.summary.train, c.machine.kind
+    if kind == "cpu":
+        return 128, 6, 4, "a CPU: small enough to learn within the hour"
+    if count < 100_000:
+        return 384, 12, 6, f"ViT-S: {count:,} training pictures"
+    return 768, 12, 12, f"ViT-B: {count:,} training pictures"
+
+
+def _decoder(c: Chooser) -> None:
+    width = _encoder_sizes(c)[0]
+    decoder_width, decoder_depth, reason = decoder_for(width)
+    for name, objective in (c.get("model.init_args.objectives") or {}).items():
+        if isinstance(objective, dict) and objective.get("class_path") == PIXELS:
+            at = f"model.init_args.objectives.{name}.init_args"
+            c.fill(f"{at}.width", lambda: (decoder_width, reason))
+            c.fill(f"{at}.depth", lambda: (decoder_depth, reason))
+
+
+def decoder_for(width: int) -> tuple[int, int, str]:
+    """Decoder width and depth for an encoder's width: the paper's from 768 up, below what was measured (BENCHMARKS.md, decoder)."""
+    if width >= 768:
+        return 512, 8, "the paper's, for encoders of width 768 and more"
+    return max(64, width // 2), 4, f"measured for small encoders; 8 x 512 would be most of the arithmetic at width {width}"
+
+
+def _encoder_sizes(c: Chooser) -> tuple[int, int]:
+    at = "model.init_args.encoder.init_args"
+    name = c.get(f"{at}.name")
+    if name is None:
+        return int(c.get(f"{at}.width") or 768), int(c.get(f"{at}.depth") or 12)
+    import torch
+
+    from mae_vlm.encoders.vit import Vit
+
+    with torch.device("meta"):
+        vit = Vit(name)
+    return vit.width, len(vit.vit.blocks)
+
+
+def _trainer(c: Chooser, training: bool) -> None:
+    c.fill("trainer.precision", lambda: _precision(c.machine))
+    if not training:
+        return
+    c.fill("trainer.log_every_n_steps", lambda: (10, "every curve has a point at least every 10 steps"))
+    if _open_length(c):
+        c.fill("trainer.max_steps", lambda: _length(c), unset=(None, -1))
+    steps = _steps(c)
+    batches = steps * int(c.get("trainer.accumulate_grad_batches") or 1)
+    if steps and c.get("trainer.val_check_interval") is None:
+        c.fill("trainer.val_check_interval", lambda: (max(1, batches // 10), "ten validations a run"))
+        c.config["trainer"]["check_val_every_n_epoch"] = None  # Lightning then counts batches across epochs
+    c.fill("model.init_args.optimizer.init_args.base_lr", lambda: (default_base_lr(steps), f"for {steps:,} optimizer steps"))
+
+
+def _precision(machine: Machine) -> tuple[str, str]:
+    if machine.bfloat16:
+        return "bf16-mixed", f"this {machine.kind} multiplies bfloat16 in hardware"
+    return "32-true", f"this {machine.kind} has no bfloat16 hardware"
+
+
+def _open_length(c: Chooser) -> bool:
+    return c.get("trainer.max_epochs") is None and c.get("trainer.max_steps") in (None, -1)
+
+
+def _length(c: Chooser) -> tuple[int, str]:
+    epoch = max(1, c.summary.train // int(c.get("data.batch_size")))
+    if c.summary.format == "scenes":
+        return 500, "the demo's length: some minutes on two CPU cores"
+    if c.machine.kind == "cuda":
+        steps = max(20_000, 300 * epoch)
+        return steps, f"300 epochs of {epoch:,} steps, at least 20,000 steps"
+    seconds = _step_seconds(c)
+    steps = max(10 * epoch, min(300 * epoch, round(3600 / seconds)))
+    return (
+        steps,
+        f"about {steps * seconds / 60:.0f} minutes at {c.machine.flops / 1e9:.0f} GFLOP/s measured here, {steps / epoch:.0f} epochs",
+    )
+
+
+def _step_seconds(c: Chooser) -> float:
+    """Expected time of a step, taking half of the measured matrix rate as reachable."""
+    height, width = _sides(c.get("data.image_size"))
+    at = "model.init_args.encoder.init_args"
+    space = TokenSpace(height, width, int(c.get(f"{at}.patch") or 16), int(c.get("data.channels")))
+    encoder_width, depth = _encoder_sizes(c)
+    decoder_width, decoder_depth, _ = decoder_for(encoder_width)
+    visible = max(1, int(space.patches * 0.25))
+    per_picture = masked_step(space, visible, encoder_width, depth, decoder_width, decoder_depth)
+    return per_picture * int(c.get("data.batch_size")) / (0.5 * c.machine.flops)
+
+
+def _steps(c: Chooser) -> int:
+    steps = c.get("trainer.max_steps")
+    if steps not in (None, -1):
+        return int(steps)
+    epochs = c.get("trainer.max_epochs")
+    return int(epochs) * max(1, c.summary.train // int(c.get("data.batch_size"))) if epochs not in (None, -1) else 0
+
+
+def _processes(c: Chooser) -> int:
+    devices = c.get("trainer.devices")
+    nodes = int(c.get("trainer.num_nodes") or 1)
+    if devices in (None, "auto", -1, "-1"):
+        return nodes * (c.machine.devices if c.machine.kind == "cuda" else 1)
+    if isinstance(devices, list):
+        return nodes * len(devices)
+    return nodes * (int(devices) if str(devices).isdigit() else len(str(devices).split(",")))

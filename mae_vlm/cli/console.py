@@ -1,0 +1,73 @@
+"""A calm console: our own lines, warnings that a user can act on, no adverts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+
+# Each silenced line is either an advert, or about something that this project does on purpose.
+_NEEDLESS = (
+    r".*does not have many workers.*",  # the number of workers is chosen and reported by us
+    r".*litlogger.*",
+    r".*LeafSpec.*",
+    r".*is deprecated and will be removed.*",
+    r".*The number of training batches .* is smaller than the logging interval.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*`isinstance\(treespec, LeafSpec\)`.*",
+    r".*Found \d+ module\(s\) in eval mode.*",
+    r".*srun.*command is available on your system but is not used.*",
+    r".*pin_memory.*no accelerator is found.*",
+    r".*Trying to infer the `batch_size`.*",
+    r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*",
+)
+_ADVERTS = (
+    "Tip:",
+    "💡",
+    "litlogger",
+    "litmodels",
+    "GPU available",
+    "TPU available",
+    "HPU available",
+    "IPU available",
+    "Seed set to",
+    "Experiment logs directory",
+)
+
+
+class _NoAdverts(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        return not any(advert in message for advert in _ADVERTS)
+
+
+def calm() -> None:
+    """Silence adverts and needless warnings of the libraries, before they are imported."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    for pattern in _NEEDLESS:
+        warnings.filterwarnings("ignore", message=pattern)
+    for name in (
+        "lightning.pytorch.utilities.rank_zero",
+        "lightning.fabric.utilities.rank_zero",
+        "lightning.fabric.utilities.seed",
+        "lightning.pytorch",
+    ):
+        logging.getLogger(name).addFilter(_NoAdverts())
+
+
+def is_first_process() -> bool:
+    """Whether this process speaks for the run: rank 0, or no rank yet."""
+    return all(os.environ.get(name, "0") == "0" for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def say(message: str) -> None:
+    """One line to the user, from the first process only."""
+    if is_first_process():
+        print(message, flush=True)
+
+
+def complain(message: str) -> None:
+    """One error line; where it holds several, they follow indented."""
+    print(f"mae_vlm: error: {message}", file=sys.stderr, flush=True)

@@ -1,0 +1,41 @@
+"""The argument parser of the training verbs: LightningCLI's, with one-line errors."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NoReturn
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from mae_vlm.cli.console import complain
+from mae_vlm.cli.mistakes import one_line
+
+
+class Parser(LightningArgumentParser):
+    """A LightningArgumentParser that tells a mistake in one line instead of pages of usage."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+        options = [option for action in self._actions for option in action.option_strings]
+        complain(one_line(message, options))
+        sys.exit(2)
+
+
+def flat(arguments: list[str], configs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Everything that was said explicitly, as flat dotted keys: configs first, then ``--key value`` and ``--key=value``."""
+    said: dict[str, Any] = {}
+    for config in configs:
+        said |= _flatten(config)
+    for here, following in zip(arguments, [*arguments[1:], ""], strict=True):
+        if here.startswith("--"):
+            key, equals, value = here[2:].partition("=")
+            said[key] = value if equals else following
+    return said
+
+
+def _flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    rows: dict[str, Any] = {}
+    for key, value in config.items():
+        rows[prefix + key] = value
+        if isinstance(value, dict):
+            rows |= _flatten(value, f"{prefix}{key}.")
+    return rows

@@ -1,0 +1,241 @@
+"""fit, validate, test, predict: the one LightningCLI."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from mae_vlm.cli.console import calm, complain, say
+
+calm()  # before Lightning is imported
+
+from lightning import LightningModule  # noqa: E402
+from lightning.pytorch.cli import LightningCLI  # noqa: E402
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
+
+from mae_vlm.callbacks.bookends import Bookends  # noqa: E402
+from mae_vlm.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint  # noqa: E402
+from mae_vlm.callbacks.embeddings import Embeddings  # noqa: E402
+from mae_vlm.callbacks.pictures import Pictures  # noqa: E402
+from mae_vlm.callbacks.progress import progress  # noqa: E402
+from mae_vlm.callbacks.throughput import Throughput  # noqa: E402
+from mae_vlm.cli.agreement import agree  # noqa: E402
+from mae_vlm.cli.automatic import choose  # noqa: E402
+from mae_vlm.cli.machine import look  # noqa: E402
+from mae_vlm.cli.mistakes import is_users  # noqa: E402
+from mae_vlm.cli.parser import Parser, flat  # noqa: E402
+from mae_vlm.cli.stored import base_config, find_checkpoint  # noqa: E402
+from mae_vlm.convert import native  # noqa: E402
+from mae_vlm.data.module import Data  # noqa: E402
+
+TRAINER_DEFAULTS = {
+    "default_root_dir": "runs",
+    "use_distributed_sampler": False,  # data/sampler.py deals the samples to the processes
+    "num_sanity_val_steps": 0,  # the run begins with a whole validation
+    "enable_model_summary": False,
+    "logger": None,
+}
+
+
+def run(verb: str, arguments: list[str]) -> int:
+    """Run one training verb; 0 when done, 1 for a mistake of the user found while building the run, 2 on the command line."""
+    try:
+        Training(verb, arguments)
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    return 0
+
+
+class Training(LightningCLI):
+    """LightningCLI with automatic choices, one folder per run, and a checkpoint's own config below the explicit one."""
+
+    def __init__(self, verb: str, arguments: list[str]) -> None:
+        self.verb = verb
+        self.given = arguments
+        self.checkpoint: Path | None = None
+        self.resumes = False
+        super().__init__(
+            LightningModule,
+            Data,
+            subclass_mode_model=True,
+            save_config_callback=None,
+            auto_configure_optimizers=False,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            args=[verb, *arguments],
+        )
+
+    # -- parsing
+
+    def init_parser(self, **kwargs: Any) -> Parser:
+        parser = Parser(**kwargs)
+        parser.add_argument("-c", "--config", action="config", help="a YAML config; several are merged, the last one wins")
+        return parser
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        parser.add_argument("--name", type=str | None, default=None, help="name of the run's folder; default: the first config's stem")
+        parser.add_argument("--out", type=str | None, default=None, help="predict: folder for the features; default: RUN/predictions")
+        parser.add_lightning_class_args(Checkpoint, "checkpoint")
+        parser.add_lightning_class_args(Pictures, "pictures")
+
+    def parse_arguments(self, parser: Any, args: Any) -> None:
+        configs = self._configs()
+        self.explicit = flat(self.given, configs)
+        base: list[str] = []
+        if not any("model" in config for config in configs):
+            base = ["--config", str(files("mae_vlm") / "default.yaml")]
+        word = self.explicit.get("ckpt_path")
+        if word and not _asks_for_help(self.given):
+            base = ["--config", yaml.safe_dump(self._stored(str(word)))]
+        elif self.verb != "fit" and not _asks_for_help(self.given):
+            self._refuse(f"{self.verb} needs a trained run: --ckpt_path RUN (a folder, a .ckpt file, or last)")
+        self.config = parser.parse_args([self.verb, *base, *self.given])
+
+    def _configs(self) -> list[dict[str, Any]]:
+        """The configs named on the command line, as plain dictionaries; what is wrong with them is for the parser to tell."""
+        paths = [following for here, following in zip(self.given, self.given[1:], strict=False) if here in ("-c", "--config")]
+        paths += [here.partition("=")[2] for here in self.given if here.startswith("--config=")]
+        self.stem = Path(paths[0]).stem if paths else "default"
+        configs = [yaml.safe_load(Path(path).read_text()) for path in paths if Path(path).is_file()]
+        return [config for config in configs if isinstance(config, dict)]
+
+    def _stored(self, word: str) -> dict[str, Any]:
+        try:
+            root, name = str(self.explicit.get("trainer.default_root_dir", "runs")), str(self.explicit.get("name", self.stem))
+            self.checkpoint = find_checkpoint(word, Path(root), name)
+            self.resumes = word == "last" and self.verb == "fit"
+            return base_config(native.read(self.checkpoint)[0], self.verb, self.explicit)
+        except ValueError as problem:
+            self._refuse(str(problem))
+            raise AssertionError from problem
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would let the checkpoint's options win over the command line here; ours came in below it, while parsing."""
+
+    def _refuse(self, message: str) -> None:
+        complain(message)
+        sys.exit(1)
+
+    # -- building
+
+    def before_instantiate_classes(self) -> None:
+        parser = self._parser(self.verb)
+        config = self.config[self.verb].as_dict()
+        config.pop("config", None)
+        try:
+            self.sources = Data(**config["data"])
+            decided = agree(lambda: self._decide(config))
+        except Exception as problem:
+            self._tell(problem)
+        self.folder = Path(decided["folder"])
+        config = decided["config"]
+        for line in decided["lines"]:
+            say(line)
+        if self.checkpoint is not None:
+            config["ckpt_path"] = str(self.checkpoint)
+        self.config[self.verb] = parser.parse_object(config)
+        shown = {key: value for key, value in config.items() if key != "ckpt_path"}
+        self.resolved = parser.dump(parser.parse_object(shown), skip_none=False)
+
+    def _decide(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Automatic choices and the run's folder: made once, by the first process. Everything returned is plain data."""
+        summary = self.sources.inspect()
+        choices = choose(config, summary, look(), training=self.verb == "fit")
+        config["name"] = config["name"] or self.stem
+        root = Path(config["trainer"]["default_root_dir"]) / config["name"]
+        folder = (
+            self.checkpoint.parent.parent if self.checkpoint is not None and (self.resumes or self.verb != "fit") else _next_version(root)
+        )
+        widest = max((len(choice.key) for choice in choices), default=0)
+        lines = [f"{summary}"] + [f"  {choice.key:<{widest}} = {choice.value}   ({choice.reason})" for choice in choices]
+        if choices:
+            lines.insert(1, "chosen automatically (set any of them to overrule):")
+        return {"config": _plain(config), "folder": str(folder), "lines": lines}
+
+    def instantiate_classes(self) -> None:
+        try:
+            super().instantiate_classes()
+            self.datamodule.trainer = self.trainer
+            self.datamodule.setup("fit" if self.verb == "fit" else "validate")
+        except Exception as problem:
+            self._tell(problem)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        for key in ("checkpoint", "pictures"):
+            self._get(self.config_init, key).folder = self.folder
+        self._get(self.config_init, "checkpoint").config = self.resolved
+        self.bookends = Bookends()
+        config = self._get(self.config_init, "trainer")
+        if self.verb != "fit":
+            return super().instantiate_trainer(logger=False, **kwargs)
+        if config["logger"] is None or config["logger"] is True:
+            place = {"save_dir": str(self.folder.parent.parent), "name": self.folder.parent.name, "version": self.folder.name}
+            kwargs["logger"] = [TensorBoardLogger(**place, default_hp_metric=False), CSVLogger(**place)]
+        plugins = config.get("plugins") or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        return super().instantiate_trainer(**kwargs)
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Any:
+        ours: list[Any] = [self.bookends, Throughput()]
+        if config.get("enable_progress_bar") is not False:
+            ours.append(progress())
+        if self.verb == "predict":
+            out = self.config[self.verb].out
+            ours.append(Embeddings(Path(out) if out else self.folder / "predictions"))
+        return super()._instantiate_trainer(config, [*callbacks, *ours])
+
+    def _tell(self, problem: Exception) -> None:
+        """A mistake of the user ends the command with one line; anything else is ours and keeps its traceback."""
+        if is_users(problem) and not os.environ.get("MAE_VLM_TRACEBACK"):
+            self._refuse(str(problem))
+        raise problem
+
+    # -- running
+
+    def before_fit(self) -> None:
+        if not self.trainer.fast_dev_run and self.trainer.is_global_zero and not self.resumes:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.yaml").write_text(self.resolved)
+        say(f"run folder: {self.folder}")
+
+    def after_fit(self) -> None:
+        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:
+            return
+        start, end = self.bookends.start, self.bookends.end
+        widest = max((len(name) for name in end), default=0)
+        say(f"\n{'validation':<{widest}}  {'start':>8}  {'end':>8}")
+        for name in sorted(end):
+            say(f"{name:<{widest}}  {start.get(name, float('nan')):>8.4f}  {end[name]:>8.4f}")
+        newest = self._get(self.config_init, "pictures").newest
+        say(f"\nrun folder:   {self.folder}")
+        if newest:
+            say(f"picture:      {newest}   (original, masked, reconstruction, pasted)")
+        say(f"look at it:   tensorboard --logdir {self.folder}")
+
+    def after_predict(self) -> None:
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, Embeddings):
+                say(f"features of {callback.count:,} pictures: {callback.out}")
+
+
+def _asks_for_help(arguments: list[str]) -> bool:
+    return any(word in ("-h", "--help") or word.startswith(("--print_config", "--model.help", "--data.help")) for word in arguments)
+
+
+def _next_version(root: Path) -> Path:
+    numbers = [int(path.name.removeprefix("version_")) for path in root.glob("version_*") if path.name.removeprefix("version_").isdigit()]
+    return root / f"version_{max(numbers, default=-1) + 1}"
+
+
+def _plain(value: Any) -> Any:
+    """Tuples to lists and paths to text, all the way down, so that it survives JSON."""
+    if isinstance(value, dict):
+        return {key: _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

@@ -1,0 +1,160 @@
+"""Our own runs and checkpoints: read back, rebuilt, and used."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from mae_vlm.data.decode import decode
+from mae_vlm.data.transforms import Resize
+from mae_vlm.encoders.vit import Vit
+from mae_vlm.types import CHECKPOINT_FORMAT, CHECKPOINT_KEY
+
+
+def find_checkpoint(path: str | Path) -> Path:
+    """The checkpoint file of a run folder, or the file itself.
+
+    Raises:
+        ValueError: there is none.
+    """
+    place = Path(path)
+    if place.is_dir():
+        place = place / "checkpoints" / "last.ckpt"
+    if not place.is_file():
+        raise ValueError(f"{path}: no checkpoint there; give a .ckpt file or a run folder that holds checkpoints/last.ckpt")
+    return place
+
+
+def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The resolved config and the state dict of a run folder or a checkpoint of ours; loads tensors only, runs no code.
+
+    Raises:
+        ValueError: no checkpoint there, damaged, not one of ours, or of a newer format.
+    """
+    place = find_checkpoint(path)
+    try:
+        content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as problem:
+        raise ValueError(f"{place} cannot be read as a checkpoint ({type(problem).__name__}): {str(problem).splitlines()[0]}") from problem
+    mark = content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None
+    if not isinstance(mark, dict):
+        raise ValueError(f"{place} is not a checkpoint of mae_vlm: it has no {CHECKPOINT_KEY!r} entry")
+    if mark["format"] > CHECKPOINT_FORMAT:
+        raise ValueError(f"{place} has format {mark['format']}, this version reads up to {CHECKPOINT_FORMAT}; update mae_vlm")
+    config = yaml.safe_load(mark["config"])
+    assert isinstance(config, dict)
+    return config, content["state_dict"]
+
+
+def read_encoder(path: str | Path) -> Vit:
+    """The image tower of a run, rebuilt from its config and filled with its weights, on the CPU in evaluation mode.
+
+    Raises:
+        ValueError: see :func:`read`; or the weights don't fit the config, with the names.
+    """
+    config, state = read(path)
+    stated = config["model"]["init_args"]["encoder"]
+    encoder = _encoder_class(stated["class_path"])(**(stated.get("init_args") or {}))
+    prefix = "towers.image."
+    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    missing, unexpected = encoder.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        raise ValueError(f"{path}: the weights don't fit their config; missing {missing}, unexpected {unexpected}")
+    return encoder.eval()
+
+
+def _encoder_class(class_path: str) -> type[Vit]:
+    """The class a config names; only a :class:`Vit` may be built from a file somebody hands over."""
+    if not class_path.startswith("mae_vlm.encoders."):
+        raise ValueError(
+            f"encoder {class_path} is not part of mae_vlm; load such a checkpoint through its own config with the command line"
+        )
+    module, _, name = class_path.rpartition(".")
+    found = getattr(import_module(module), name, None)
+    if not (isinstance(found, type) and issubclass(found, Vit)):
+        raise ValueError(f"encoder {class_path} is not an encoder of mae_vlm")
+    return found
+
+
+class Embedder:
+    """A trained encoder, ready for pictures."""
+
+    def __init__(self, encoder: Vit) -> None:
+        self.encoder = encoder
+        self._resize = Resize((encoder.space.height, encoder.space.width))
+
+    @torch.no_grad()
+    def encode(self, images: Any, pool: str = "patches", batch_size: int = 64) -> Tensor:
+        """Features of pictures, float32.
+
+        Args:
+            images: one picture or an iterable of them: paths, PIL pictures, or tensors ``[C, H, W]`` (uint8 0 to 255, or
+                float 0 to 1); a tensor ``[B, C, H, W]`` is a batch. Each is resized (short side, bicubic) and centre-cropped to the
+                encoder's size, then normalised with the mean and deviation the encoder was trained with: don't normalise.
+            pool: ``patches``, the mean of the normed patch tokens, ``[B, D]``; ``class``, the mean of the class tokens,
+                ``[B, D]``; ``none``, all tokens, ``[B, T, D]``, class and register tokens first.
+            batch_size: pictures per forward pass.
+
+        Raises:
+            ValueError: an unknown ``pool``, a picture that cannot be read, or one of another number of channels.
+        """
+        if pool not in ("patches", "class", "none"):
+            raise ValueError(f"pool {pool!r} given, allowed are patches, class and none")
+        if pool == "class" and not self.encoder.class_tokens:
+            raise ValueError("pool 'class' given, but this encoder has no class token; use patches")
+        prepared = [self._prepare(image) for image in _several(images)]
+        parts = [self._encode(torch.stack(prepared[at : at + batch_size]), pool) for at in range(0, len(prepared), batch_size)]
+        return torch.cat(parts) if parts else torch.zeros(0, self.encoder.width)
+
+    def _encode(self, images_BCHW: Tensor, pool: str) -> Tensor:
+        device = self.encoder.mean.device
+        encoded = self.encoder.full(self.encoder.normalise(images_BCHW.to(device)))
+        if pool == "none":
+            return encoded.tokens_BTD.float()
+        chosen = encoded.patches_BND if pool == "patches" else encoded.tokens_BTD[:, : self.encoder.class_tokens]
+        return chosen.mean(dim=1).float()
+
+    def _prepare(self, image: Any) -> Tensor:
+        """One picture as uint8 ``[C, H, W]`` of the encoder's size."""
+        channels = self.encoder.space.channels
+        if isinstance(image, Tensor):
+            pixels = image if image.dtype == torch.uint8 else (image.clamp(0, 1) * 255).round().to(torch.uint8)
+            if pixels.ndim != 3 or len(pixels) != channels:
+                raise ValueError(f"a picture of shape {tuple(image.shape)} given, this encoder takes [{channels}, height, width]")
+            return self._resize(pixels)
+        if isinstance(image, str | Path):
+            return self._resize(decode(Path(image).read_bytes(), channels, name=str(image)))
+        return self._resize(_from_pil(image, channels))
+
+
+def load(path: str | Path) -> Embedder:
+    """A trained encoder from a run folder or a checkpoint: ``load(path).encode(images)`` gives features ``[B, D]``.
+
+    Images are paths, PIL pictures or tensors; size and normalisation are taken care of, see :meth:`Embedder.encode`.
+
+    Raises:
+        ValueError: no checkpoint there, or not one of ours.
+    """
+    return Embedder(read_encoder(path))
+
+
+def _several(images: Any) -> Iterable[Any]:
+    single = isinstance(images, str | Path) or (isinstance(images, Tensor) and images.ndim == 3) or not isinstance(images, Iterable)
+    return [images] if single else images
+
+
+def _from_pil(image: Any, channels: int) -> Tensor:
+    from torchvision.transforms.functional import pil_to_tensor
+
+    if channels in (1, 3):
+        image = image.convert("L" if channels == 1 else "RGB")
+    pixels: Tensor = pil_to_tensor(image)
+    if len(pixels) != channels:
+        raise ValueError(f"a PIL picture of mode {image.mode} given, this encoder takes {channels} channels")
+    return pixels

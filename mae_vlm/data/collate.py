@@ -1,0 +1,40 @@
+"""Prepared samples to a batch: one stack of pixels, and the key of each sample that all its chance comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mae_vlm.data.sampler import Draw
+from mae_vlm.data.split import name_hash
+from mae_vlm.tokens.chance import key_of
+from mae_vlm.types import Batch, Sample
+
+
+def sample_key(seed: int, epoch: int, id: str) -> int:
+    """The key of one sample in one epoch: it goes by the sample's name, so it stays as pictures are added."""
+    return key_of(seed, epoch, name_hash(id))
+
+
+class Ready(NamedTuple):
+    """A sample whose picture is prepared: its key and its final uint8 pixels ``[C, H, W]``."""
+
+    sample: Sample
+    key: int
+    pixels_CHW: Tensor
+
+
+def collate(ready: Sequence[Ready], draws: Sequence[Draw]) -> Batch:
+    """The batch of prepared samples, whose pictures are of one size; ``draws`` tell which are real."""
+    samples = [item.sample for item in ready]
+    return Batch(
+        images_BCHW=torch.stack([item.pixels_CHW for item in ready]),
+        keys_B=torch.tensor([item.key for item in ready], dtype=torch.int64),
+        real_B=torch.tensor([draw.real for draw in draws]),
+        labels_B=torch.tensor([-1 if sample.label is None else sample.label for sample in samples], dtype=torch.int64),
+        ids=[sample.id for sample in samples],
+        captions=[sample.captions for sample in samples] if any(sample.captions for sample in samples) else [],
+    )

@@ -1,0 +1,281 @@
+"""The one LightningDataModule: from a path to batches, with the same options for every kind of collection."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from mae_vlm.data.collection import FORMATS, open_collection
+from mae_vlm.data.reader import Reader, one_thread
+from mae_vlm.data.sampler import Draw, Order
+from mae_vlm.data.sources.base import Joined, Source
+from mae_vlm.data.sources.scenes import Scenes
+from mae_vlm.data.split import automatic_fraction, split_by_name
+from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, automatic_workers, typical_size
+from mae_vlm.data.transforms import Augment, Resize
+from mae_vlm.types import Batch
+
+_SCENE_SIZE = (64, 64)
+
+
+class Data(LightningDataModule):
+    """Pictures of any collection as batches of uint8 ``[B, channels, height, width]`` (see ``mae_vlm.types.Batch``).
+
+    Training crops and flips at random, validation resizes and crops the centre. Which pictures make step s of epoch e, and how each is
+    cropped, depends on ``seed``, s and e alone: not on processes, workers or accumulation. Run the Trainer with
+    ``use_distributed_sampler=False``.
+
+    Args:
+        path: A folder or file of pictures, or hf://datasets/org/name[@revision]; without it, generated scenes.
+        format: auto tells it from the content; or scenes, folder (pictures), parquet, tar (WebDataset shards), hub.
+        val_path: Pictures to validate with; wins over the collection's own split, and that over val_fraction.
+        val_fraction: Share of the pictures kept for validation, chosen by a hash of their names so that it stays as pictures are
+            added; 0 for none. Automatic: 0.05, at most 10,000 pictures.
+        image_size: Pixels of the pictures the model sees: one side, or height and width. Automatic: the collection's own up to 96,
+            else 224.
+        channels: 1 for grey, 3 for RGB. Automatic: 1 where all pictures are grey.
+        batch_size: Pictures per optimizer step, over all processes and accumulated steps. Automatic: 256, fewer if the collection is small.
+        num_workers: Loader processes for each training process; 0 loads in the training process. Automatic: one per core, at most 8.
+        crop_scale: Smallest and largest share of a picture's area that a training crop takes.
+        flip: Probability that a training picture is mirrored left to right.
+        mean: Mean of each channel, of pixels in [0, 1], for the normalisation on the device. Automatic: ImageNet's.
+        std: Standard deviation of each channel, likewise.
+        image_column: Column of a table that holds the pictures. Automatic: found by its type.
+        label_column: Column of a table that holds the class numbers. Automatic: found by its type or name.
+        scenes: Generated scenes to train on.
+        val_scenes: Generated scenes to validate with.
+        seed: Decides order, crops, masks and the generated scenes.
+    """
+
+    def __init__(
+        self,
+        path: str | None = None,
+        format: str = "auto",
+        val_path: str | None = None,
+        val_fraction: float | None = None,
+        image_size: int | tuple[int, int] | None = None,
+        channels: int | None = None,
+        batch_size: int | None = None,
+        num_workers: int | None = None,
+        crop_scale: tuple[float, float] = (0.2, 1.0),
+        flip: float = 0.5,
+        mean: list[float] | None = None,
+        std: list[float] | None = None,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        scenes: int = 10_000,
+        val_scenes: int = 1_000,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.path, self.format, self.val_path, self.val_fraction = path, format, val_path, val_fraction
+        self.image_size, self.channels, self.batch_size, self.num_workers = image_size, channels, batch_size, num_workers
+        self.crop_scale, self.flip, self.mean, self.std = crop_scale, flip, mean, std
+        self.image_column, self.label_column = image_column, label_column
+        self.scenes, self.val_scenes, self.seed = scenes, val_scenes, seed
+        self._check_options()
+        self._sources: dict[str, Source] = {}
+        self._split = ""
+        self._told = ""
+        self._summary: Summary | None = None
+        self._order: Order | None = None
+        self._resumed: tuple[int, int] | None = None
+
+    # --- what there is ---------------------------------------------------------------------------------------------------
+
+    def inspect(self) -> Summary:
+        """Opens the collection (once) and tells what it holds; no picture is decoded.
+
+        Raises:
+            ValueError: the path does not exist or holds no picture, or an option does not fit it.
+        """
+        if self._summary is None:
+            sources = self._opened()
+            height, width, channels = typical_size(sources["train"])
+            self._summary = Summary(
+                path=self.path,
+                format=self._told,
+                train=len(sources["train"]),
+                val=len(sources["val"]) if "val" in sources else 0,
+                test=len(sources["test"]) if "test" in sources else 0,
+                height=height,
+                width=width,
+                channels=channels,
+                classes=sources["train"].classes,
+                split=self._split,
+            )
+        return self._summary
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the batches: ``image_size``, or the automatic choice."""
+        if self.image_size is None:
+            summary = self.inspect()
+            return automatic_size(summary.height, summary.width)
+        return _pair(self.image_size)
+
+    def _opened(self) -> dict[str, Source]:
+        """The sources by part: "train", and "val" and "test" where there are any, and "all" that predict goes over."""
+        if not self._sources:
+            if self.path is None or self.format == "scenes":
+                self._told, self._split, self._sources = "scenes", f"{self.val_scenes} other scenes", self._scenes()
+            else:
+                self._sources = self._files(self.path)
+        return self._sources
+
+    def _scenes(self) -> dict[str, Source]:
+        size = _SCENE_SIZE if self.image_size is None else _pair(self.image_size)
+        train = Scenes(self.scenes, size, self.seed)
+        parts: dict[str, Source] = {"train": train, "all": train}
+        if self.val_scenes:
+            parts["val"] = Scenes(self.val_scenes, size, self.seed + 1_000_003)
+        return parts
+
+    def _files(self, path: str) -> dict[str, Source]:
+        found = open_collection(path, self.format, self.image_column, self.label_column)
+        self._told = found.format
+        parts = dict(found.parts)
+        whole = parts["all"] if "all" in parts else Joined(list(parts.values()))
+        train = parts.pop("all", None) or parts["train"]
+        if self.val_path is not None:
+            parts["val"], self._split = self._validation(self.val_path, train), f"val_path {self.val_path}"
+        elif "val" in parts or "test" in parts:
+            self._split = "the collection's own " + ("val" if "val" in parts else "test") + " part"
+            parts.setdefault("val", parts.get("test", train))
+        elif self.val_fraction != 0:
+            fraction = automatic_fraction(len(train)) if self.val_fraction is None else self.val_fraction
+            train, parts["val"] = split_by_name(train, fraction)
+            self._split = f"{fraction:.3g} of the pictures, by a hash of their names"
+        else:
+            self._split = "none: val_fraction is 0"
+        return {**parts, "train": train, "all": whole}
+
+    def _validation(self, val_path: str, train: Source) -> Source:
+        found = open_collection(val_path, self.format, self.image_column, self.label_column, train.classes)
+        return next(found.parts[name] for name in ("val", "all", "test", "train") if name in found.parts)
+
+    # --- loaders ---------------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str | None = None) -> None:
+        """Opens the collection and checks that the options fit it; called by Lightning on every process."""
+        self._opened()
+        self._check_fit()
+        if stage in (None, "fit"):
+            self._order = self._train_order()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of this process: random crops, in another order every epoch."""
+        if self._order is None:
+            self.setup("fit")
+        assert self._order is not None
+        if self._resumed is not None:
+            self._order.resume(*self._resumed)
+        return self._loader(self._opened()["train"], Augment(self.size, self.crop_scale, flip=self.flip), self._order)
+
+    def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """The validation pictures, each once; an empty list where there are none."""
+        sources = self._opened()
+        return self._fixed_loader(sources["val"]) if "val" in sources else []
+
+    def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
+        """The collection's own test pictures, or the validation pictures where it brings none."""
+        sources = self._opened()
+        return self._fixed_loader(sources["test"]) if "test" in sources else self.val_dataloader()
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """Every picture of the collection at ``path`` once (train, val and test, one after the other), in its own order."""
+        return self._fixed_loader(self._opened()["all"])
+
+    def resume(self, epoch: int, step: int) -> None:
+        """Training goes on at optimizer step ``step`` of ``epoch``, in constant time; call it before or after the loader is made."""
+        self._resumed = (epoch, step)
+        if self._order is not None:
+            self._order.resume(epoch, step)
+
+    def _train_order(self) -> Order:
+        world, rank, accumulation = self._processes()
+        length = len(self._opened()["train"])
+        batch_size = self.batch_size or automatic_batch_size(length, world * accumulation)
+        return Order(length, batch_size, world, rank, accumulation, self.seed)
+
+    def _fixed_loader(self, source: Source) -> DataLoader[Batch]:
+        world, rank, accumulation = self._processes()
+        batch_size = self.batch_size or automatic_batch_size(len(self._opened()["train"]), world * accumulation)
+        share = max(1, batch_size // (world * accumulation))
+        order = Order(len(source), share * world, world, rank, seed=self.seed, shuffle=False, drop_last=False)
+        return self._loader(source, Resize(self.size), order)
+
+    def _loader(self, source: Source, transform: Callable[[Tensor, int], Tensor], order: Order) -> DataLoader[Batch]:
+        world = self._processes()[0]
+        workers = automatic_workers(world) if self.num_workers is None else self.num_workers
+        reader = Reader(source, transform, self.seed, self.channels or self.inspect().channels)
+        # batch_size None: an item of the sampler is a whole batch, and Lightning finds set_epoch on loader.sampler
+        return DataLoader(
+            reader,
+            batch_size=None,
+            sampler=order,
+            num_workers=workers,
+            collate_fn=_as_it_is,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            worker_init_fn=one_thread,
+            prefetch_factor=4 if workers else None,
+        )
+
+    def _processes(self) -> tuple[int, int, int]:
+        """(processes, this one's rank, accumulated steps) of the trainer; (1, 0, 1) without one."""
+        if self.trainer is None:
+            return 1, 0, 1
+        return self.trainer.world_size, self.trainer.global_rank, self.trainer.accumulate_grad_batches
+
+    # --- checks ----------------------------------------------------------------------------------------------------------
+
+    def _check_options(self) -> None:
+        """Everything that is wrong whatever the collection holds."""
+        if self.format not in FORMATS:
+            raise ValueError(f"data.format {self.format} is unknown; use one of {', '.join(FORMATS)}")
+        if self.format not in ("auto", "scenes") and self.path is None:
+            raise ValueError(f"data.format {self.format} needs pictures; set data.path")
+        if self.image_size is not None and min(_pair(self.image_size)) < 1:
+            raise ValueError(f"data.image_size {self.image_size} must be positive: one side, or height and width in pixels")
+        if self.channels not in (None, 1, 3):
+            raise ValueError(f"data.channels {self.channels} is not possible yet; use 1 (grey) or 3 (RGB)")
+        if self.val_fraction is not None and not 0 <= self.val_fraction < 1:
+            raise ValueError(f"data.val_fraction {self.val_fraction} must be at least 0 and less than 1, as 0.05")
+        for option in ("batch_size", "scenes"):
+            value = getattr(self, option)
+            if value is not None and value < 1:
+                raise ValueError(f"data.{option} {value} must be at least 1")
+        for option in ("num_workers", "val_scenes"):
+            value = getattr(self, option)
+            if value is not None and value < 0:
+                raise ValueError(f"data.{option} {value} must be at least 0")
+        Augment((8, 8), self.crop_scale, flip=self.flip)  # checks both
+
+    def _check_fit(self) -> None:
+        """What only shows once the collection is open."""
+        channels = self.channels or self.inspect().channels
+        for option, values in (("mean", self.mean), ("std", self.std)):
+            if values is not None and len(values) != channels:
+                raise ValueError(f"data.{option} {values} has {len(values)} numbers for {channels} channels; give one for each")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"data.std {self.std} must be positive, of pixels in [0, 1]")
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return int(height), int(width)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+__all__ = ["Data", "Draw", "Order", "Summary"]

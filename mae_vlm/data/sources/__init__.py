@@ -1,0 +1,1 @@
+"""One format per file; every source is a map-style collection of ``Sample`` (see ``base.Source``)."""

@@ -1,0 +1,86 @@
+"""What a collection holds, in a few numbers, and the automatic choices that follow from them."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from statistics import median
+
+from torch import Tensor
+
+from mae_vlm.data.decode import Header, header
+from mae_vlm.data.sources.base import Source
+
+_HEADERS = 64  # pictures looked at
+_SMALL = 96  # pictures up to this side are learned at their own size, larger ones at _USUAL
+_USUAL = 224
+_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Counts, typical size and classes of a collection, before anything is built.
+
+    ``height``, ``width`` (pixels, medians) and ``channels`` (1 if all are grey, else 3) come from the headers of up to 64 training
+    pictures spread over the collection. ``split`` says in words where the validation pictures come from.
+    """
+
+    path: str | None
+    format: str
+    train: int
+    val: int
+    test: int
+    height: int
+    width: int
+    channels: int
+    classes: list[str] | None
+    split: str
+
+
+def typical_size(source: Source) -> tuple[int, int, int]:
+    """Median height and width, and the channels, of pictures spread evenly over the source; broken ones are passed over.
+
+    Raises:
+        ValueError: none of them can be read.
+    """
+    count = min(_HEADERS, len(source))
+    seen: list[Header] = []
+    failure: Exception | None = None
+    for number in range(count):
+        try:
+            seen.append(_header_of(source, number * len(source) // count))
+        except (ValueError, OSError) as error:
+            failure = error
+    if not seen:
+        raise ValueError(f"none of {count} pictures looked at can be read; the last: {failure}")
+    channels = max(found.channels for found in seen)
+    return int(median(found.height for found in seen)), int(median(found.width for found in seen)), channels
+
+
+def _header_of(source: Source, index: int) -> Header:
+    sample = source[index]
+    if isinstance(sample.image, Tensor):
+        channels, height, width = sample.image.shape
+        return Header(height, width, channels, "pixels")
+    return header(sample.image, sample.id)
+
+
+def automatic_size(height: int, width: int) -> tuple[int, int]:
+    """(height, width) to learn at: the typical size down to a multiple of 4 if both sides are at most 96 pixels, else 224 x 224."""
+    if max(height, width) > _SMALL:
+        return _USUAL, _USUAL
+    return max(8, height // 4 * 4), max(8, width // 4 * 4)
+
+
+def automatic_batch_size(train: int, parts: int = 1) -> int:
+    """256 pictures per step, halved for small collections so that an epoch has 4 steps, a multiple of ``parts``."""
+    size = _BATCH
+    while size > 8 and size * 4 > train:
+        size //= 2
+    return max(parts, min(-(-size // parts), train // parts) * parts)
+
+
+def automatic_workers(processes: int = 1) -> int:
+    """Loader workers for each of ``processes`` on this machine: its share of the cores we may use, from 1 to 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(8, cores // processes))

@@ -1,0 +1,1 @@
+"""Loss becomes a step."""

@@ -1,0 +1,117 @@
+"""The one learner of pretraining: towers, a mask, any set of objectives, one optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from lightning import LightningModule
+from torch import Tensor, nn
+from torchmetrics import MeanMetric
+
+from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.vit import Vit
+from mae_vlm.learners.optim import AdamW
+from mae_vlm.objectives.base import Objective
+from mae_vlm.tokens.masking import Mask
+from mae_vlm.types import Batch
+
+
+class Pretrainer(LightningModule):
+    """Pretrains an encoder by the weighted sum of its objectives.
+
+    Logs ``train/loss``, ``train/<objective>/<term>`` and, as means over the validation set with masks that are
+    the same at every epoch, ``val/loss`` and ``val/<objective>/<term>``.
+
+    Args:
+        encoder: the image tower.
+        masking: how patches are hidden from it.
+        objectives: name to class (and options); each is built once with the towers' sizes.
+        optimizer: how weights move.
+
+    Raises:
+        ValueError: no objective, a mask that does not fit the grid, or an objective's options.
+    """
+
+    def __init__(self, encoder: Vit, masking: Mask, objectives: dict[str, Callable[[Towers], Objective]], optimizer: AdamW) -> None:
+        super().__init__()
+        if not objectives:
+            raise ValueError("no objective given; the default is pixels: mae_vlm.objectives.pixels.Pixels")
+        masking.visible(encoder.space)  # tells now what the first step would tell
+        self.towers = Towers(encoder)
+        self.masking = masking
+        self.objectives = nn.ModuleDict({name: build(self.towers) for name, build in objectives.items()})
+        self.optimizer = optimizer
+        self.means = nn.ModuleDict()
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        total, logs = self._losses(self.features(batch))
+        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
+        self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=len(batch))
+        return total
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        self._evaluate(batch)
+
+    def predict_step(self, batch: Batch, batch_index: int) -> dict[str, Any]:
+        """Features of the real pictures of a batch: mean of the normed patch tokens, float32 ``[B, D]``, beside their ids."""
+        features_BD = self.features(batch).full.patches_BND.mean(dim=1).float()
+        real = batch.real_B.cpu()
+        return {"id": [name for name, keep in zip(batch.ids, real.tolist(), strict=True) if keep], "features": features_BD.cpu()[real]}
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_means("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_means("test")
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
+        for objective in self.objectives.values():
+            objective.after_step()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        steps = self.trainer.estimated_stepping_batches
+        steps = int(steps) if steps != float("inf") else 0
+        images_per_step: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
+        optimizer, schedule = self.optimizer.build(self, images_per_step, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        if self.trainer._logger_connector.should_update_logs:  # the norm costs a pass over all gradients: only where it is logged
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
+            self.log("optimizer/grad_norm", norm)
+            self.log("optimizer/lr", float(optimizer.param_groups[0]["lr"]))
+        self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
+    def features(self, batch: Batch) -> Features:
+        """One batch, seen lazily through the towers."""
+        return Features(self.towers, batch, self.masking)
+
+    def _losses(self, features: Features) -> tuple[Tensor, dict[str, Tensor]]:
+        total, logs = torch.zeros((), device=self.device), {}
+        for name, objective in self.objectives.items():
+            loss = objective(features, features.batch)
+            total = total + objective.weight * loss.value
+            logs |= {f"{name}/{term}": value for term, value in loss.logs.items()}
+        return total, logs
+
+    def _evaluate(self, batch: Batch) -> None:
+        """Add a batch to the running means, each real picture counting once; padding counts zero on every process."""
+        total, logs = self._losses(self.features(batch))
+        count = batch.real_B.sum()
+        for name, value in ({"loss": total} | logs).items():
+            key = name.replace("/", "|")  # a module's name takes no slash or dot
+            if key not in self.means:
+                self.means[key] = MeanMetric(nan_strategy="disable").to(self.device)
+            self.means[key].update(value, weight=count)
+
+    def _log_means(self, stage: str) -> None:
+        for key, mean in self.means.items():
+            self.log(f"{stage}/{key.replace('|', '/')}", mean.compute(), prog_bar=key == "loss", rank_zero_only=True)
+            mean.reset()

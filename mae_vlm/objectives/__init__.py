@@ -1,0 +1,1 @@
+"""Features become loss terms: one training signal per file."""

@@ -1,0 +1,117 @@
+"""Masked-patch reconstruction: the MAE objective.
+
+Letters: B pictures, C channels, H, W pixels, N patches, M hidden patches, P numbers in a patch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.objectives.base import Objective
+from mae_vlm.objectives.parts.pixel_decoder import PixelDecoder
+from mae_vlm.tokens.patchify import take, unpatchify
+from mae_vlm.types import Batch, Loss
+
+
+class Pixels(Objective):
+    """Mean squared error of the hidden patches' pixels, in float32 (He et al. 2021, section 3).
+
+    In validation two controls stand beside it in the logs: ``predict_zero``, the loss of predicting 0 everywhere (the mean, when
+    targets are normalised), and ``other_picture``, the loss of what was predicted from the visible patches of
+    another picture at the same places; a model that uses what it sees is clearly below both.
+
+    Args:
+        towers, weight: see :class:`Objective`.
+        width, depth, heads: sizes of the decoder, see :class:`PixelDecoder`; the CLI chooses width and depth where they are None.
+        normalise: targets are each patch's pixels less their mean, over their deviation (the paper's recommendation).
+    """
+
+    def __init__(
+        self,
+        towers: Towers,
+        weight: float = 1.0,
+        width: int | None = None,
+        depth: int | None = None,
+        heads: int | None = None,
+        normalise: bool = True,
+    ) -> None:
+        super().__init__(towers, weight)
+        self.decoder = PixelDecoder(towers, 512 if width is None else width, 8 if depth is None else depth, heads)
+        self.space = towers.image.space
+        self.normalise = normalise
+        self.register_buffer("mean", towers.image.mean.clone(), persistent=False)
+        self.register_buffer("std", towers.image.std.clone(), persistent=False)
+
+    def forward(self, features: Features, batch: Batch) -> Loss:
+        masking = features.masking
+        predicted_BMP = self.decoder.hidden(features.masked, masking)
+        target_BMP = self._targets(take(features.patches_BNP, masking.hide_BM))
+        error_B = squared_error(predicted_BMP, target_BMP)
+        if self.training:
+            return Loss(error_B.mean(), {"masked_mse": error_B.mean().detach()})
+        return self._validated(features, batch, predicted_BMP, error_B)
+
+    def _validated(self, features: Features, batch: Batch, predicted_BMP: Tensor, error_B: Tensor) -> Loss:
+        """The loss beside its two controls, each a mean over the real pictures."""
+        weight_B = batch.real_B.to(error_B.dtype)
+        weight_B = weight_B / weight_B.sum().clamp(min=1)
+        masking = features.masking
+        # prediction i was made from picture i at the places hide_i: hold it against the neighbour's pixels there
+        other_BMP = self._targets(take(features.patches_BNP.roll(1, dims=0), masking.hide_BM))
+        zero_B = squared_error(torch.zeros_like(predicted_BMP), self._targets(take(features.patches_BNP, masking.hide_BM)))
+        logs = {
+            "masked_mse": (error_B * weight_B).sum(),
+            "predict_zero": (zero_B * weight_B).sum(),
+            "other_picture": (squared_error(predicted_BMP, other_BMP) * weight_B).sum(),
+        }
+        return Loss(logs["masked_mse"], logs)
+
+    def _targets(self, patches_BMP: Tensor) -> Tensor:
+        if not self.normalise:
+            return patches_BMP
+        mean, deviation = patch_statistics(patches_BMP)
+        return (patches_BMP - mean) / deviation
+
+    @torch.no_grad()
+    def pictures(self, features: Features, batch: Batch) -> dict[str, Tensor]:
+        """``reconstruction``: a row per picture of original, masked, reconstruction, and that pasted into the visible patches.
+
+        With normalised targets each patch's own mean and deviation are put back, or the picture would look like noise.
+        """
+        patches_BNP = features.patches_BNP
+        hidden_BN1 = features.masking.hidden_BN()[..., None].to(patches_BNP.dtype)
+        predicted_BNP = self.decoder(features.masked, features.masking).to(patches_BNP.dtype)
+        if self.normalise:
+            mean, deviation = patch_statistics(patches_BNP)
+            predicted_BNP = predicted_BNP * deviation + mean
+        grey = torch.zeros_like(patches_BNP)  # 0 is the mean colour after normalisation
+        columns = [
+            patches_BNP,
+            torch.where(hidden_BN1 > 0, grey, patches_BNP),
+            predicted_BNP,
+            torch.where(hidden_BN1 > 0, predicted_BNP, patches_BNP),
+        ]
+        shown = [(unpatchify(patches, self.space) * self.std + self.mean).clamp(0, 1) for patches in columns]
+        return {"reconstruction": _contact_sheet(shown)}
+
+
+def squared_error(predicted_BMP: Tensor, target_BMP: Tensor) -> Tensor:
+    """Mean squared error of each picture ``[B]``, in float32 or better whatever autocast says."""
+    with torch.autocast(predicted_BMP.device.type, enabled=False):
+        dtype = torch.promote_types(predicted_BMP.dtype, torch.float32)  # bf16 sums drift after some thousand patches
+        return (predicted_BMP.to(dtype) - target_BMP.to(dtype)).square().mean(dim=(1, 2))
+
+
+def patch_statistics(patches_BMP: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of each patch's numbers, ``[B, M, 1]`` each: unbiased variance, 1e-6 added before the root."""
+    variance, mean = torch.var_mean(patches_BMP, dim=-1, keepdim=True)
+    return mean, (variance + 1e-6).sqrt()
+
+
+def _contact_sheet(columns: list[Tensor], gap: int = 2) -> Tensor:
+    """Pictures ``[B, C, H, W]`` per column to one white-ruled sheet ``[C, B * H, columns * W]``."""
+    padded = [torch.nn.functional.pad(column, (gap, gap, gap, gap), value=1.0) for column in columns]
+    rows_BCHW = torch.cat(padded, dim=3)
+    return torch.cat(list(rows_BCHW), dim=1)

@@ -1,0 +1,159 @@
+"""The nouns that cross rooms: what a source yields, what a step receives, what an objective returns.
+
+Shape letters used in this project (suffixes of tensor names):
+    B pictures in a batch   C channels   H, W pixels down and across
+    N patches of a picture  K visible patches   M hidden patches
+    T tokens in the encoder (prefix tokens and patches)   D width   P pixels of a patch (patch * patch * C)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CHECKPOINT_KEY = "mae_vlm"  # a checkpoint of ours holds {format, config (YAML)} under this name
+CHECKPOINT_FORMAT = 1  # raised when the layout of a checkpoint changes
+
+
+@dataclass
+class Sample:
+    """One picture and what is known about it, as a source reads it.
+
+    ``image`` is the encoded file (``bytes``) as long as nobody needs pixels, afterwards uint8 ``[C, H, W]``.
+    ``boxes`` are float32 ``[objects, 4]`` as left, top, right, bottom in pixels of the picture; ``classes`` int64
+    ``[objects]``; ``masks`` bool ``[objects, H, W]``; ``questions`` are pairs (question, answer).
+    """
+
+    id: str
+    image: bytes | Tensor
+    label: int | None = None
+    captions: tuple[str, ...] = ()
+    questions: tuple[tuple[str, str], ...] = ()
+    boxes: Tensor | None = None
+    classes: Tensor | None = None
+    masks: Tensor | None = None
+
+
+@dataclass
+class Batch:
+    """What one process receives for one (micro-)step.
+
+    ``images_BCHW`` is uint8: it is normalised on the device. ``keys_B`` (int64) stands for (seed, epoch, sample) and is the
+    only source of chance in a step. ``real_B`` is False where a sample only fills up the last batch of a
+    validation set and must count zero. ``labels_B`` is -1 where there is none.
+    """
+
+    images_BCHW: Tensor
+    keys_B: Tensor
+    real_B: Tensor
+    labels_B: Tensor
+    ids: list[str] = field(default_factory=list)
+    captions: list[tuple[str, ...]] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return self.images_BCHW.shape[0]
+
+    def __getitem__(self, part: slice) -> Batch:
+        return replace(self, **{field.name: getattr(self, field.name)[part] for field in fields(self)})
+
+    def pin_memory(self) -> Batch:
+        """The same batch in page-locked memory (torch's DataLoader calls this)."""
+        return replace(self, **{name: value.pin_memory() for name, value in self._tensors().items()})
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        """The same batch on another device."""
+        moved = {name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors().items()}
+        return replace(self, **moved)
+
+    def _tensors(self) -> dict[str, Any]:
+        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
+        return {name: value for name, value in pairs if isinstance(value, Tensor)}
+
+
+@dataclass(frozen=True)
+class TokenSpace:
+    """The grid of square patches that a picture of ``height`` x ``width`` pixels is cut into.
+
+    Raises:
+        ValueError: a side is not a multiple of the patch, or a size is not positive.
+    """
+
+    height: int
+    width: int
+    patch: int
+    channels: int = 3
+
+    def __post_init__(self) -> None:
+        if min(self.height, self.width, self.patch, self.channels) < 1:
+            raise ValueError(
+                f"sizes must be positive: height {self.height}, width {self.width}, patch {self.patch}, channels {self.channels}"
+            )
+        for side, pixels in (("height", self.height), ("width", self.width)):
+            if pixels % self.patch:
+                near = max(self.patch, round(pixels / self.patch) * self.patch)
+                raise ValueError(
+                    f"image {side} {pixels} is not a multiple of the patch {self.patch}; set data.image_size to {near}, or another patch"
+                )
+
+    @property
+    def rows(self) -> int:
+        return self.height // self.patch
+
+    @property
+    def columns(self) -> int:
+        return self.width // self.patch
+
+    @property
+    def patches(self) -> int:
+        return self.rows * self.columns
+
+    @property
+    def patch_pixels(self) -> int:
+        """Numbers in one patch: patch * patch * channels."""
+        return self.patch * self.patch * self.channels
+
+
+@dataclass(frozen=True)
+class Masking:
+    """Which patches the encoder sees: a ranking of all patches, cut in two.
+
+    ``keep_BK`` and ``hide_BM`` (int64) together hold every patch index once.
+    """
+
+    keep_BK: Tensor
+    hide_BM: Tensor
+
+    def hidden_BN(self) -> Tensor:
+        """Float mask in patch order: 1 where the patch is hidden (the paper's convention)."""
+        mask_BN = self.keep_BK.new_ones(len(self.keep_BK), self.keep_BK.shape[1] + self.hide_BM.shape[1], dtype=torch.float32)
+        return mask_BN.scatter_(1, self.keep_BK, 0.0)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Features of one view: ``tokens_BTD`` = ``prefix`` class and register tokens, then patches, after the final norm."""
+
+    tokens_BTD: Tensor
+    prefix: int
+
+    @property
+    def patches_BND(self) -> Tensor:
+        return self.tokens_BTD[:, self.prefix :]
+
+    @property
+    def prefix_BTD(self) -> Tensor:
+        return self.tokens_BTD[:, : self.prefix]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """What an objective returns: a scalar to minimise and the named terms worth logging (detached scalars).
+
+    In validation ``value`` and the terms are means over the batch's real pictures, of which there are ``count``.
+    """
+
+    value: Tensor
+    logs: dict[str, Tensor] = field(default_factory=dict)
