@@ -70,6 +70,7 @@ class Checkpoint(LightningCheckpoint):
         self._save(trainer, "last.ckpt")
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        _place_in_epoch(checkpoint["loops"]["fit_loop"], trainer)
         checkpoint[CHECKPOINT_KEY] = {"format": CHECKPOINT_FORMAT, "config": self.config}
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
@@ -79,3 +80,21 @@ class Checkpoint(LightningCheckpoint):
         self._saved_step = trainer.global_step
         if name == "last.ckpt":
             self._saved_at = time.monotonic()
+
+
+def _place_in_epoch(loop: dict[str, Any], trainer: pl.Trainer) -> None:
+    """Write the run's true place into Lightning's counters: after ``global_step`` whole optimizer steps, nothing half done.
+
+    Lightning (2.6) saves them in the middle of its hooks: one batch behind at the end of a batch, one epoch ahead at the
+    end of a run, so that a resumed run would repeat or skip batches.
+    """
+    batches = int(trainer.num_training_batches)
+    epoch, place = divmod(trainer.global_step * trainer.accumulate_grad_batches, batches)
+    begun = epoch + (place > 0)
+    for scope in loop["epoch_progress"].values():
+        scope.update(ready=begun, started=begun, processed=epoch, completed=epoch)
+    progress = loop["epoch_loop.batch_progress"]
+    progress["is_last_batch"] = False
+    for scope, count in (("current", place), ("total", epoch * batches + place)):
+        progress[scope].update(ready=count, started=count, processed=count, completed=count)
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step

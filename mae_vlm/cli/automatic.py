@@ -93,15 +93,10 @@ def _workers(machine: Machine) -> tuple[int, str]:
 
 def _batch_size(c: Chooser) -> tuple[int, str]:
     share = _processes(c) * int(c.get("trainer.accumulate_grad_batches") or 1)
-    wanted = 1024 if c.machine.kind == "cuda" else 256 if _pixels(c) <= 64 * 64 else 128
+    wanted = 1024 if c.machine.kind == "cuda" else 128
     fitting = 2 ** int(math.log2(max(1, c.summary.train // 8)))  # eight steps an epoch at least
     size = max(share, min(wanted, fitting) // share * share)
     return size, f"{c.summary.train:,} training pictures on {c.machine.kind}, {share} parts per step"
-
-
-def _pixels(c: Chooser) -> int:
-    height, width = _sides(c.get("data.image_size"))
-    return height * width
 
 
 def _sides(size: Any) -> tuple[int, int]:
@@ -204,7 +199,7 @@ def _open_length(c: Chooser) -> bool:
 def _length(c: Chooser) -> tuple[int, str]:
     epoch = max(1, c.summary.train // int(c.get("data.batch_size")))
     if c.summary.format == "scenes":
-        return 500, "the demo's length: some minutes on two CPU cores"
+        return 400, "the demo's length: some minutes on two CPU cores"
     if c.machine.kind == "cuda":
         steps = max(20_000, 300 * epoch)
         return steps, f"300 epochs of {epoch:,} steps, at least 20,000 steps"

@@ -19,6 +19,10 @@ _NEEDLESS = (
     r".*Found \d+ module\(s\) in eval mode.*",
     r".*srun.*command is available on your system but is not used.*",
     r".*pin_memory.*no accelerator is found.*",
+    r".*Experiment logs directory.*",
+    r".*LightningCLI's args parameter is intended.*",
+    r".*Couldn't infer the batch indices.*",
+    r".*your dataloader is not resumable.*",  # the place in the order is in our own state
     r".*Trying to infer the `batch_size`.*",
     r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*",
 )
@@ -27,12 +31,15 @@ _ADVERTS = (
     "💡",
     "litlogger",
     "litmodels",
-    "GPU available",
-    "TPU available",
-    "HPU available",
-    "IPU available",
+    " available: ",  # a line per kind of accelerator
     "Seed set to",
-    "Experiment logs directory",
+    "`weights_only` was not set",
+    "`Trainer(val_check_interval=",
+    "----------",
+    "distributed_backend=",
+    "Restoring states",  # the run's own line names the checkpoint
+    "Restored all states",
+    "Loaded model weights",
 )
 
 
@@ -48,13 +55,14 @@ def calm() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     for pattern in _NEEDLESS:
         warnings.filterwarnings("ignore", message=pattern)
-    for name in (
-        "lightning.pytorch.utilities.rank_zero",
-        "lightning.fabric.utilities.rank_zero",
-        "lightning.fabric.utilities.seed",
-        "lightning.pytorch",
-    ):
-        logging.getLogger(name).addFilter(_NoAdverts())
+
+
+def hide_adverts() -> None:
+    """Drop Lightning's advertising log lines; call it after Lightning is imported, which installs its own handlers."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric", "lightning.pytorch.utilities.rank_zero"):
+        logger = logging.getLogger(name)
+        for place in (logger, *logger.handlers):
+            place.addFilter(_NoAdverts())
 
 
 def is_first_process() -> bool:

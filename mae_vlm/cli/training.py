@@ -10,17 +10,18 @@ from typing import Any
 
 import yaml
 
-from mae_vlm.cli.console import calm, complain, say
+from mae_vlm.cli.console import calm, complain, hide_adverts, say
 
 calm()  # before Lightning is imported
 
 from lightning import LightningModule  # noqa: E402
 from lightning.pytorch.cli import LightningCLI  # noqa: E402
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger  # noqa: E402
+from lightning.pytorch.loggers import TensorBoardLogger  # noqa: E402
 
 from mae_vlm.callbacks.bookends import Bookends  # noqa: E402
 from mae_vlm.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint  # noqa: E402
 from mae_vlm.callbacks.embeddings import Embeddings  # noqa: E402
+from mae_vlm.callbacks.metrics_csv import MetricsCsv  # noqa: E402
 from mae_vlm.callbacks.pictures import Pictures  # noqa: E402
 from mae_vlm.callbacks.progress import progress  # noqa: E402
 from mae_vlm.callbacks.throughput import Throughput  # noqa: E402
@@ -31,7 +32,9 @@ from mae_vlm.cli.mistakes import is_users  # noqa: E402
 from mae_vlm.cli.parser import Parser, flat  # noqa: E402
 from mae_vlm.cli.stored import base_config, find_checkpoint  # noqa: E402
 from mae_vlm.convert import native  # noqa: E402
-from mae_vlm.data.module import Data  # noqa: E402
+from mae_vlm.data.module import Data, Summary  # noqa: E402
+
+hide_adverts()
 
 TRAINER_DEFAULTS = {
     "default_root_dir": "runs",
@@ -152,7 +155,7 @@ class Training(LightningCLI):
             self.checkpoint.parent.parent if self.checkpoint is not None and (self.resumes or self.verb != "fit") else _next_version(root)
         )
         widest = max((len(choice.key) for choice in choices), default=0)
-        lines = [f"{summary}"] + [f"  {choice.key:<{widest}} = {choice.value}   ({choice.reason})" for choice in choices]
+        lines = [_describe(summary)] + [f"  {choice.key:<{widest}} = {choice.value}   ({choice.reason})" for choice in choices]
         if choices:
             lines.insert(1, "chosen automatically (set any of them to overrule):")
         return {"config": _plain(config), "folder": str(folder), "lines": lines}
@@ -175,7 +178,7 @@ class Training(LightningCLI):
             return super().instantiate_trainer(logger=False, **kwargs)
         if config["logger"] is None or config["logger"] is True:
             place = {"save_dir": str(self.folder.parent.parent), "name": self.folder.parent.name, "version": self.folder.name}
-            kwargs["logger"] = [TensorBoardLogger(**place, default_hp_metric=False), CSVLogger(**place)]
+            kwargs["logger"] = [TensorBoardLogger(**place, default_hp_metric=False), MetricsCsv(**place)]
         plugins = config.get("plugins") or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
@@ -202,6 +205,8 @@ class Training(LightningCLI):
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(self.resolved)
         say(f"run folder: {self.folder}")
+        if self.checkpoint is not None:
+            say(f"resumed {self.checkpoint} at step {native.step_of(self.checkpoint)}")
 
     def after_fit(self) -> None:
         if not self.trainer.is_global_zero or self.trainer.fast_dev_run:
@@ -225,6 +230,14 @@ class Training(LightningCLI):
 
 def _asks_for_help(arguments: list[str]) -> bool:
     return any(word in ("-h", "--help") or word.startswith(("--print_config", "--model.help", "--data.help")) for word in arguments)
+
+
+def _describe(summary: Summary) -> str:
+    classes = f", {len(summary.classes)} classes" if summary.classes else ""
+    return (
+        f"data: {summary.train:,} training, {summary.val:,} validation, {summary.test:,} test pictures ({summary.path or 'generated scenes'}; "
+        f"median {summary.height} x {summary.width}, {summary.channels} channels{classes}); validation: {summary.split}"
+    )
 
 
 def _next_version(root: Path) -> Path:

@@ -38,11 +38,8 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ValueError: no checkpoint there, damaged, not one of ours, or of a newer format.
     """
     place = find_checkpoint(path)
-    try:
-        content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as problem:
-        raise ValueError(f"{place} cannot be read as a checkpoint ({type(problem).__name__}): {str(problem).splitlines()[0]}") from problem
-    mark = content.get(CHECKPOINT_KEY) if isinstance(content, dict) else None
+    content = _content(place)
+    mark = content.get(CHECKPOINT_KEY)
     if not isinstance(mark, dict):
         raise ValueError(f"{place} is not a checkpoint of mae_vlm: it has no {CHECKPOINT_KEY!r} entry")
     if mark["format"] > CHECKPOINT_FORMAT:
@@ -50,6 +47,21 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     config = yaml.safe_load(mark["config"])
     assert isinstance(config, dict)
     return config, content["state_dict"]
+
+
+def _content(place: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as problem:
+        raise ValueError(f"{place} cannot be read as a checkpoint ({type(problem).__name__}): {str(problem).splitlines()[0]}") from problem
+    if not isinstance(content, dict):
+        raise ValueError(f"{place} is not a checkpoint of mae_vlm: it holds a {type(content).__name__}")
+    return content
+
+
+def step_of(path: str | Path) -> int:
+    """The optimizer step that a checkpoint was saved at."""
+    return int(_content(find_checkpoint(path))["global_step"])
 
 
 def read_encoder(path: str | Path) -> Vit:

@@ -21,9 +21,6 @@ MAX_PIXELS = 178_956_970  # Pillow's own limit: 1/4 GiB of 24-bit pixels, halved
 _JPEG_SIZED = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers carry the size
 _READ_MODE = {1: ImageReadMode.GRAY.value, 3: ImageReadMode.RGB.value}
 
-# decode() only reads the bytes that torch views; the filter is set once because doing so per picture costs more than the decode.
-warnings.filterwarnings("ignore", message="The given buffer is not writable", category=UserWarning)
-
 
 @dataclass(frozen=True)
 class Header:
@@ -121,7 +118,7 @@ def _opened(data: bytes, name: str) -> Image.Image:
 
 def _decode_jpeg(data: bytes, channels: int, name: str) -> Tensor:
     try:
-        encoded = torch.frombuffer(data, dtype=torch.uint8)
+        encoded = torch.frombuffer(bytearray(data), dtype=torch.uint8)  # torch wants memory that may be written
         pixels: Tensor = torch.ops.image.decode_jpeg(
             encoded, _READ_MODE[channels], True
         )  # the operator under torchvision.io.decode_jpeg: 14 of 44 us less
@@ -137,7 +134,7 @@ def _pixels(image: Image.Image, channels: int, name: str) -> Tensor:
         image = ImageOps.exif_transpose(image)
         pixels = np.array(_eight_bit(image, name).convert("L" if channels == 1 else "RGB"))
     except ValueError as error:
-        raise ValueError(str(error) if str(error).startswith(name) else f"{name}: {error}") from None
+        raise ValueError(str(error) if str(error).startswith(name) else f"{name}: {error}; save it as RGB, or remove it") from None
     except Exception as error:  # damaged data: OSError, SyntaxError, struct.error, zlib.error ...
         raise ValueError(f"{name}: damaged or cut short ({type(error).__name__}: {error}); remove it or replace it") from None
     pixels = pixels[..., None] if pixels.ndim == 2 else pixels
@@ -155,4 +152,4 @@ def _eight_bit(image: Image.Image, name: str) -> Image.Image:
         layer = image.convert("RGBA")
         white = Image.new("RGBA", layer.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, layer).convert("RGB")
-    return image
+    return image.convert("RGB") if image.mode in ("LAB", "HSV") else image  # Pillow has no way from these to grey

@@ -10,6 +10,7 @@ from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from mae_vlm.data.cache import PixelCache
 from mae_vlm.data.collection import FORMATS, open_collection
 from mae_vlm.data.reader import Reader, one_thread
 from mae_vlm.data.sampler import Draw, Order
@@ -197,6 +198,18 @@ class Data(LightningDataModule):
         if self._order is not None:
             self._order.resume(epoch, step)
 
+    def state_dict(self) -> dict[str, int]:
+        """How far training has come, for the checkpoint: pictures seen, which no number of processes or workers changes."""
+        assert self.trainer is not None and self._order is not None
+        return {"pictures_seen": self.trainer.global_step * self._order.batch_size}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Training goes on after the pictures that a checkpoint has seen."""
+        if self._order is None:
+            self.setup("fit")
+        assert self._order is not None
+        self.resume(0, state_dict["pictures_seen"] // self._order.batch_size)
+
     def _train_order(self) -> Order:
         world, rank, accumulation = self._processes()
         length = len(self._opened()["train"])
@@ -213,7 +226,10 @@ class Data(LightningDataModule):
     def _loader(self, source: Source, transform: Callable[[Tensor, int], Tensor], order: Order) -> DataLoader[Batch]:
         world = self._processes()[0]
         workers = automatic_workers(world) if self.num_workers is None else self.num_workers
-        reader = Reader(source, transform, self.seed, self.channels or self.inspect().channels)
+        summary = self.inspect()
+        shape = (self.channels or summary.channels, summary.height, summary.width)
+        cache = PixelCache(len(source), shape) if PixelCache.fits(len(source), shape) else None
+        reader = Reader(source, transform, self.seed, shape[0], cache)
         # batch_size None: an item of the sampler is a whole batch, and Lightning finds set_epoch on loader.sampler
         return DataLoader(
             reader,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mae_vlm.data.cache import PixelCache
 from mae_vlm.data.collate import Ready, collate, sample_key
 from mae_vlm.data.decode import decode, to_channels
 from mae_vlm.data.sampler import Draw
@@ -28,9 +29,12 @@ class Reader(Dataset[Batch]):
         ValueError: more than 10 pictures and more than 0.1 % of the collection are broken, as one worker sees it.
     """
 
-    def __init__(self, source: Source, transform: Callable[[Tensor, int], Tensor], seed: int, channels: int) -> None:
-        self.source, self.transform, self.seed, self.channels = source, transform, seed, channels
+    def __init__(
+        self, source: Source, transform: Callable[[Tensor, int], Tensor], seed: int, channels: int, cache: PixelCache | None = None
+    ) -> None:
+        self.source, self.transform, self.seed, self.channels, self.cache = source, transform, seed, channels, cache
         self._broken: dict[int, str] = {}
+        self._known: dict[int, Sample] = {}  # what goes with the cached pixels: id, label and captions
 
     def __len__(self) -> int:
         return len(self.source)
@@ -45,15 +49,36 @@ class Reader(Dataset[Batch]):
             if index in self._broken:
                 continue
             try:
-                return self._prepare(self.source[index], draw.epoch)
+                return self._prepare(index, draw.epoch)
             except (ValueError, OSError) as error:
                 self._note(index, error)
         raise ValueError(f"none of the {len(self.source)} pictures can be read; the last: {list(self._broken.values())[-1]}")
 
-    def _prepare(self, sample: Sample, epoch: int) -> Ready:
-        encoded, key = sample.image, sample_key(self.seed, epoch, sample.id)
-        pixels = to_channels(encoded, self.channels) if isinstance(encoded, Tensor) else decode(encoded, self.channels, sample.id)
+    def _prepare(self, index: int, epoch: int) -> Ready:
+        sample, pixels = self._cached(index) if self.cache else self._read(index)
+        key = sample_key(self.seed, epoch, sample.id)
         return Ready(sample, key, self.transform(pixels, key))
+
+    def _read(self, index: int) -> tuple[Sample, Tensor]:
+        sample = self.source[index]
+        return sample, self._pixels(sample)
+
+    def _cached(self, index: int) -> tuple[Sample, Tensor]:
+        """As ``_read``, with the pixels that any worker has decoded before and the words that this one has read before."""
+        assert self.cache is not None
+        pixels, known = self.cache.get(index), self._known.get(index)
+        if known is None or pixels is None:
+            sample = self.source[index]
+            known = self._known[index] = Sample(sample.id, b"", sample.label, sample.captions)
+            if pixels is None:
+                pixels = self._pixels(sample)
+                self.cache.put(index, pixels)
+        return known, pixels
+
+    def _pixels(self, sample: Sample) -> Tensor:
+        if isinstance(sample.image, Tensor):
+            return to_channels(sample.image, self.channels)
+        return decode(sample.image, self.channels, sample.id)
 
     def _note(self, index: int, error: Exception) -> None:
         self._broken[index] = f"{error}"

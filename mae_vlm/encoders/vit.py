@@ -69,18 +69,19 @@ class Vit(nn.Module):
         extra = max(class_tokens - 1, 0) + registers
         shared: dict[str, Any] = {"img_size": height_width, "in_chans": channels, "num_classes": 0, "global_pool": "avg"}
         if name is None:
-            sizes = _checked_sizes(width or 768, depth or 12, heads or 12)
-            TokenSpace(*height_width, patch or 16, channels)  # a wrong size is told before timm meets it
+            sizes = _checked_sizes(768 if width is None else width, 12 if depth is None else depth, 12 if heads is None else heads)
+            patch = 16 if patch is None else patch
+            TokenSpace(*height_width, patch, channels)  # a wrong size is told before timm meets it
             self.architecture = SIZED
             self.model_args = shared | sizes | {
-                "patch_size": patch or 16, "mlp_ratio": mlp_ratio, "class_token": class_tokens > 0, "reg_tokens": extra, "fc_norm": False,
+                "patch_size": patch, "mlp_ratio": mlp_ratio, "class_token": class_tokens > 0, "reg_tokens": extra, "fc_norm": False,
             }  # fmt: skip
         else:
             self.architecture = name
             self.model_args = shared | _named_arguments(name, class_tokens, extra)
         self.vit = _build(self.architecture, self.model_args)
         self.space = TokenSpace(*height_width, self.vit.patch_embed.patch_size[0], channels)
-        self.class_tokens = min(class_tokens, self.prefix)
+        self.class_tokens = 0 if self.vit.cls_token is None else class_tokens  # a named model may have registers alone
         self._fill_positions(positions)
         mae_init(self.vit)
         self.register_buffer("mean", _per_channel(mean, channels, IMAGENET_MEAN, "mean"), persistent=False)
@@ -171,13 +172,14 @@ def _named_arguments(name: str, class_tokens: int, extra: int) -> dict[str, Any]
         raise ValueError(f"timm has no model named {name!r}; {hint}")
     entry = timm.model_entrypoint(name)
     family = entry.__module__.rsplit(".", 1)[-1]
+    without = {"class_token": False} if class_tokens == 0 else {}
     if family == "eva":
-        return {"use_fc_norm": False} | ({"num_reg_tokens": extra} if extra else {})
+        return {"use_fc_norm": False} | ({"num_reg_tokens": extra} if extra else {}) | without
     if family not in ("vision_transformer", "deit"):
         raise ValueError(
             f"timm model {name!r} is of the family {family}; supported are vision_transformer (vit_*, deit3_*) and eva (RoPE, DINOv3)"
         )
-    return {"fc_norm": False} | ({"reg_tokens": extra} if extra else {}) | ({"class_token": False} if class_tokens == 0 else {})
+    return {"fc_norm": False} | ({"reg_tokens": extra} if extra else {}) | without
 
 
 def _build(architecture: str, arguments: dict[str, Any]) -> Any:

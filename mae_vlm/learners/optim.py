@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from mae_vlm.learners.schedule import warmup_cosine
 
-TOKENS = ("cls_token", "reg_token", "mask_token", "pos_embed")  # never decayed, nor anything with fewer than two dimensions
+TOKENS = ("cls_token", "reg_token", "mask_token", "pos_embed", "rope.freqs")  # never decayed, nor anything with fewer than two dimensions
 
 
 class AdamW:

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from lightning import LightningModule
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
 
 from mae_vlm.encoders.towers import Features, Towers
 from mae_vlm.encoders.vit import Vit
+from mae_vlm.learners.mean import WeightedMean
 from mae_vlm.learners.optim import AdamW
 from mae_vlm.objectives.base import Objective
 from mae_vlm.tokens.masking import Mask
@@ -44,11 +44,12 @@ class Pretrainer(LightningModule):
         self.objectives = nn.ModuleDict({name: build(self.towers) for name, build in objectives.items()})
         self.optimizer = optimizer
         self.means = nn.ModuleDict()
+        self._terms: dict[str, list[Tensor]] = {}  # of the micro-batches of the current step
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         total, logs = self._losses(self.features(batch))
-        self.log("train/loss", total.detach(), prog_bar=True, batch_size=len(batch))
-        self.log_dict({f"train/{name}": value for name, value in logs.items()}, batch_size=len(batch))
+        for name, value in ({"loss": total.detach()} | logs).items():
+            self._terms.setdefault(f"train/{name}", []).append(value)
         return total
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -83,7 +84,10 @@ class Pretrainer(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        if self.trainer._logger_connector.should_update_logs:  # the norm costs a pass over all gradients: only where it is logged
+        terms, self._terms = self._terms, {}
+        if self.trainer._logger_connector.should_update_logs:  # what follows costs a reduction each: only where it is logged
+            for name, values in terms.items():  # the mean over micro-batches and processes is the loss of the whole step
+                self.log(name, torch.stack(values).mean(), prog_bar=name == "train/loss", sync_dist=True)
             norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
             self.log("optimizer/grad_norm", norm)
             self.log("optimizer/lr", float(optimizer.param_groups[0]["lr"]))
@@ -108,10 +112,12 @@ class Pretrainer(LightningModule):
         for name, value in ({"loss": total} | logs).items():
             key = name.replace("/", "|")  # a module's name takes no slash or dot
             if key not in self.means:
-                self.means[key] = MeanMetric(nan_strategy="disable").to(self.device)
+                self.means[key] = WeightedMean().to(self.device)
             self.means[key].update(value, weight=count)
 
     def _log_means(self, stage: str) -> None:
         for key, mean in self.means.items():
-            self.log(f"{stage}/{key.replace('|', '/')}", mean.compute(), prog_bar=key == "loss", rank_zero_only=True)
+            value = mean.compute()  # over all processes
+            if self.trainer.is_global_zero:
+                self.log(f"{stage}/{key.replace('|', '/')}", value, prog_bar=key == "loss", rank_zero_only=True)
             mean.reset()

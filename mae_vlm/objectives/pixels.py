@@ -58,8 +58,12 @@ class Pixels(Objective):
         weight_B = batch.real_B.to(error_B.dtype)
         weight_B = weight_B / weight_B.sum().clamp(min=1)
         masking = features.masking
-        # prediction i was made from picture i at the places hide_i: hold it against the neighbour's pixels there
-        other_BMP = self._targets(take(features.patches_BNP.roll(1, dims=0), masking.hide_BM))
+        # prediction i was made from picture i at the places hide_i: hold it against its neighbour's pixels there; pairs of
+        # neighbours (0 1)(2 3), unlike a roll, stay together when the batch is dealt to more processes
+        count = len(error_B)
+        partner_B = torch.arange(count, device=error_B.device) ^ 1
+        partner_B = torch.where(partner_B < count, partner_B, count - 2)  # the odd one out takes the picture before it
+        other_BMP = self._targets(take(features.patches_BNP[partner_B], masking.hide_BM))
         zero_B = squared_error(torch.zeros_like(predicted_BMP), self._targets(take(features.patches_BNP, masking.hide_BM)))
         logs = {
             "masked_mse": (error_B * weight_B).sum(),

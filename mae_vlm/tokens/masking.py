@@ -50,7 +50,7 @@ class Mask(ABC):
 
     def __call__(self, keys_B: Tensor, space: TokenSpace) -> Masking:
         """Rank the patches of each picture by its key (int64 ``[B]``) and cut the ranking."""
-        order_BN = self.scores(keys_B, space).argsort(dim=1)
+        order_BN = self.scores(keys_B, space).argsort(dim=1, stable=True)  # ties alike on every device
         kept = self.visible(space)
         return Masking(order_BN[:, :kept], order_BN[:, kept:])
 

@@ -40,8 +40,8 @@ class Parquet(Source):
         self.label_column, self.classes = _label_column(schema, label_column, self.files[0])
         groups = [(number, group, meta.row_group(group)) for number, meta in enumerate(metadata) for group in range(meta.num_row_groups)]
         self._groups = [(number, group) for number, group, _ in groups]
-        self._starts = [0, *accumulate(meta.num_rows for _, _, meta in groups)]
-        self._file_starts = [0, *accumulate(meta.num_rows for meta in metadata)]
+        self._starts: list[int] = [0, *accumulate(meta.num_rows for _, _, meta in groups)]
+        self._file_starts: list[int] = [0, *accumulate(meta.num_rows for meta in metadata)]
         self._limit = len(groups) if sum(meta.total_byte_size for _, _, meta in groups) <= WHOLE_BYTES else _CACHED_GROUPS
         self._cache: OrderedDict[int, dict[str, Any]] = OrderedDict()
 

@@ -48,7 +48,7 @@ class Figure:
 def _corners(radii: list[float], start: float) -> NDArray[np.complex64]:
     """Corners of a polygon around 0, at equal angles, as x + iy (y points down)."""
     angles = start + np.arange(len(radii)) * (2 * math.pi / len(radii))
-    return (np.asarray(radii) * np.exp(1j * angles)).astype(np.complex64)
+    return np.asarray(np.asarray(radii) * np.exp(1j * angles), dtype=np.complex64)
 
 
 def _cross(arm: float = 0.34) -> NDArray[np.complex64]:
@@ -77,12 +77,13 @@ def polygon_distance(points_S: NDArray[np.complex64], corners_E: NDArray[np.comp
     falls_SE = ~below_SE & np.roll(below_SE, -1, axis=1)
     left_SE = (edges_E.conj() * along_SE).imag > 0
     inside_S = ((rises_SE & left_SE) | (falls_SE & ~left_SE)).sum(1) % 2 == 1
-    return np.where(inside_S, -distance_S, distance_S).astype(np.float32)
+    return np.asarray(np.where(inside_S, -distance_S, distance_S), dtype=np.float32)
 
 
 def coverage(figure: Figure, xs_W: Floats, ys_H: Floats) -> Floats:
     """How much of each pixel of a window the figure covers: ``[H, W]`` in [0, 1]."""
     points_HW = (xs_W[None, :] - figure.x) + 1j * (ys_H[:, None] - figure.y)
+    distance_HW: NDArray[Any]
     if figure.shape == "circle":
         distance_HW = np.abs(points_HW) - figure.radius
     elif figure.shape == "ring":
