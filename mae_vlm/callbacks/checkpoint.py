@@ -74,7 +74,7 @@ class Checkpoint(LightningCheckpoint):
         checkpoint[CHECKPOINT_KEY] = {"format": CHECKPOINT_FORMAT, "config": self.config}
 
     def _save(self, trainer: pl.Trainer, name: str) -> None:
-        if self.folder is None or trainer.fast_dev_run:
+        if self.folder is None or getattr(trainer, "fast_dev_run", False):
             return
         trainer.save_checkpoint(self.folder / "checkpoints" / name)
         self._saved_step = trainer.global_step

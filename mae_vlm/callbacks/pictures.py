@@ -40,7 +40,7 @@ class Pictures(Callback):
 
     @torch.no_grad()
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self._batch is None or self.folder is None or trainer.sanity_checking or trainer.fast_dev_run:
+        if self._batch is None or self.folder is None or trainer.sanity_checking or getattr(trainer, "fast_dev_run", False):
             return
         training, batch = pl_module.training, self._batch
         pl_module.eval()

@@ -35,7 +35,7 @@ class Throughput(Callback):
         self._busy += now - self._began
         self._images += len(batch) * trainer.world_size
         step = trainer.global_step
-        if step != self._steps and step % trainer.log_every_n_steps == 0:
+        if step != self._steps and step % trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             self._steps = step
             total = self._busy + self._waited
             pl_module.log("throughput/images_per_second", self._images / total, prog_bar=True, rank_zero_only=True)

@@ -27,7 +27,7 @@ def agree(decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 
 def _through_store(decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    from torch.distributed import rendezvous
+    from torch.distributed.rendezvous import rendezvous
 
     store, rank, _ = next(rendezvous("env://"))
     if rank:

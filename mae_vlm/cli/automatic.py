@@ -6,13 +6,14 @@ in a checkpoint, is never touched.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mae_vlm.cli.machine import Machine
 from mae_vlm.data.module import Summary
+from mae_vlm.data.summary import automatic_batch_size, automatic_size, automatic_workers
 from mae_vlm.encoders.arithmetic import masked_step
 from mae_vlm.learners.optim import default_base_lr
 from mae_vlm.types import TokenSpace
@@ -77,26 +78,25 @@ def _data(c: Chooser) -> None:
     c.fill("data.batch_size", lambda: _batch_size(c))
 
 
-def _image_size(seen: Summary, machine: Machine) -> tuple[int, str]:
-    short = min(seen.height, seen.width)
-    sizes = (32, 64, 96, 128, 160, 192, 224) if machine.kind == "cuda" else (32, 64, 96)
-    size = max((size for size in sizes if size <= short), default=32)
-    limit = f", at most {sizes[-1]} on this machine" if short > sizes[-1] else ""
-    return size, f"pictures are {seen.height} x {seen.width} (median){limit}"
+def _image_size(seen: Summary, machine: Machine) -> tuple[Any, str]:
+    usual = 224 if machine.kind == "cuda" else 96
+    height, width = automatic_size(seen.height, seen.width, usual)
+    reason = f"pictures are {seen.height} x {seen.width} (median)" + (
+        f"; {usual} is what a {machine.kind} affords" if height == usual else ""
+    )
+    return height if height == width else [height, width], reason
 
 
 def _workers(machine: Machine) -> tuple[int, str]:
     if machine.kind == "cuda":
-        return min(16, max(1, machine.cores // max(1, machine.devices))), f"{machine.cores} cores for {machine.devices} devices"
+        return automatic_workers(machine.devices), f"{machine.cores} cores for {machine.devices} devices"
     return max(1, min(4, machine.cores // 2)), f"{machine.cores} cores, which also train"
 
 
 def _batch_size(c: Chooser) -> tuple[int, str]:
-    share = _processes(c) * int(c.get("trainer.accumulate_grad_batches") or 1)
-    wanted = 1024 if c.machine.kind == "cuda" else 128
-    fitting = 2 ** int(math.log2(max(1, c.summary.train // 8)))  # eight steps an epoch at least
-    size = max(share, min(wanted, fitting) // share * share)
-    return size, f"{c.summary.train:,} training pictures on {c.machine.kind}, {share} parts per step"
+    parts = _processes(c) * int(c.get("trainer.accumulate_grad_batches") or 1)
+    size = automatic_batch_size(c.summary.train, parts, usual=1024 if c.machine.kind == "cuda" else 128)
+    return size, f"{c.summary.train:,} training pictures on {c.machine.kind}" + (f", {parts} parts a step" if parts > 1 else "")
 
 
 def _sides(size: Any) -> tuple[int, int]:
@@ -110,7 +110,7 @@ def _encoder(c: Chooser) -> None:
     for name in ("image_size", "channels", "mean", "std"):
         value = c.get(f"data.{name}")
         if value is not None:
-            c.fill(f"{at}.{name}", lambda value=value, name=name: (value, f"from data.{name}"))
+            c.fill(f"{at}.{name}", partial(_from_data, value, name))
     if c.get(f"{at}.name") is not None:
         return
     width, depth, heads, reason = _size(c)
@@ -121,6 +121,10 @@ def _encoder(c: Chooser) -> None:
     c.fill(f"{at}.width", lambda: (width, reason))
     c.fill(f"{at}.depth", lambda: (depth, reason))
     c.fill(f"{at}.heads", lambda: (heads, reason))
+
+
+def _from_data(value: Any, name: str) -> tuple[Any, str]:
+    return value, f"from data.{name}"
 
 
 def _patch(c: Chooser) -> tuple[int, str]:

@@ -37,6 +37,7 @@ _ADVERTS = (
     "`Trainer(val_check_interval=",
     "----------",
     "distributed_backend=",
+    "Loading `train_dataloader` to estimate",
     "Restoring states",  # the run's own line names the checkpoint
     "Restored all states",
     "Loaded model weights",

@@ -14,7 +14,7 @@ from mae_vlm.cli.mistakes import one_line
 class Parser(LightningArgumentParser):
     """A LightningArgumentParser that tells a mistake in one line instead of pages of usage."""
 
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:  # type: ignore[override]
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         options = [option for action in self._actions for option in action.option_strings]
         complain(one_line(message, options))
         sys.exit(2)

@@ -22,7 +22,7 @@ def find_checkpoint(word: str, root: Path, name: str) -> Path:
         found = sorted((root / name).glob("version_*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
         if not found:
             raise ValueError(
-                f"--ckpt_path last: no checkpoint under {root / name}; run without --ckpt_path first, or set --name and --trainer.default_root_dir"
+                f"--ckpt_path last: no checkpoint under {root / name}; begin without it, or set --name and --trainer.default_root_dir"
             )
         return found[-1]
     return native.find_checkpoint(word)
@@ -30,7 +30,7 @@ def find_checkpoint(word: str, root: Path, name: str) -> Path:
 
 def base_config(stored: dict[str, Any], verb: str, explicit: dict[str, Any]) -> dict[str, Any]:
     """The part of a stored config that a new run starts from, below whatever is explicit (flat dotted keys)."""
-    base = {name: stored[name] for name in ("seed_everything", "model", "data") if name in stored}
+    base: dict[str, Any] = {name: stored[name] for name in ("seed_everything", "model", "data") if name in stored}
     base["data"] = dict(base.get("data") or {})
     base["data"].pop("num_workers", None)  # belongs to the machine
     if "data.path" in explicit:

@@ -163,6 +163,7 @@ class Training(LightningCLI):
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
+            self.datamodule.adopt(self.sources)
             self.datamodule.trainer = self.trainer
             self.datamodule.setup("fit" if self.verb == "fit" else "validate")
         except Exception as problem:
@@ -177,7 +178,11 @@ class Training(LightningCLI):
         if self.verb != "fit":
             return super().instantiate_trainer(logger=False, **kwargs)
         if config["logger"] is None or config["logger"] is True:
-            place = {"save_dir": str(self.folder.parent.parent), "name": self.folder.parent.name, "version": self.folder.name}
+            place: dict[str, Any] = {
+                "save_dir": str(self.folder.parent.parent),
+                "name": self.folder.parent.name,
+                "version": self.folder.name,
+            }
             kwargs["logger"] = [TensorBoardLogger(**place, default_hp_metric=False), MetricsCsv(**place)]
         plugins = config.get("plugins") or []
         kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
@@ -201,7 +206,7 @@ class Training(LightningCLI):
     # -- running
 
     def before_fit(self) -> None:
-        if not self.trainer.fast_dev_run and self.trainer.is_global_zero and not self.resumes:
+        if not getattr(self.trainer, "fast_dev_run", False) and self.trainer.is_global_zero and not self.resumes:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(self.resolved)
         say(f"run folder: {self.folder}")
@@ -209,7 +214,7 @@ class Training(LightningCLI):
             say(f"resumed {self.checkpoint} at step {native.step_of(self.checkpoint)}")
 
     def after_fit(self) -> None:
-        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:
+        if not self.trainer.is_global_zero or getattr(self.trainer, "fast_dev_run", False):
             return
         start, end = self.bookends.start, self.bookends.end
         widest = max((len(name) for name in end), default=0)
@@ -223,7 +228,7 @@ class Training(LightningCLI):
         say(f"look at it:   tensorboard --logdir {self.folder}")
 
     def after_predict(self) -> None:
-        for callback in self.trainer.callbacks:
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Embeddings):
                 say(f"features of {callback.count:,} pictures: {callback.out}")
 
@@ -235,8 +240,8 @@ def _asks_for_help(arguments: list[str]) -> bool:
 def _describe(summary: Summary) -> str:
     classes = f", {len(summary.classes)} classes" if summary.classes else ""
     return (
-        f"data: {summary.train:,} training, {summary.val:,} validation, {summary.test:,} test pictures ({summary.path or 'generated scenes'}; "
-        f"median {summary.height} x {summary.width}, {summary.channels} channels{classes}); validation: {summary.split}"
+        f"data: {summary.path or 'generated scenes'}: {summary.train:,} training, {summary.val:,} validation, {summary.test:,} test pictures, "  # noqa: E501
+        f"{summary.height} x {summary.width} (median), {summary.channels} channels{classes}; validation: {summary.split}"
     )
 
 

@@ -40,20 +40,26 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     place = find_checkpoint(path)
     content = _content(place)
     mark = content.get(CHECKPOINT_KEY)
-    if not isinstance(mark, dict):
-        raise ValueError(f"{place} is not a checkpoint of mae_vlm: it has no {CHECKPOINT_KEY!r} entry")
+    if not isinstance(mark, dict) or not isinstance(mark.get("format"), int):
+        raise ValueError(f"{place} is not a checkpoint of mae_vlm: it has no {CHECKPOINT_KEY!r} entry with a format number")
     if mark["format"] > CHECKPOINT_FORMAT:
         raise ValueError(f"{place} has format {mark['format']}, this version reads up to {CHECKPOINT_FORMAT}; update mae_vlm")
-    config = yaml.safe_load(mark["config"])
-    assert isinstance(config, dict)
-    return config, content["state_dict"]
+    try:
+        config, state = yaml.safe_load(str(mark["config"])), content["state_dict"]
+    except (KeyError, yaml.YAMLError) as problem:
+        raise ValueError(f"{place} is damaged: its config or its weights are missing or unreadable ({problem!r})") from problem
+    if not isinstance(config, dict):
+        raise ValueError(f"{place} is damaged: its config is {type(config).__name__}, not a mapping")
+    return config, state
 
 
 def _content(place: Path) -> dict[str, Any]:
     try:
         content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
     except Exception as problem:
-        raise ValueError(f"{place} cannot be read as a checkpoint ({type(problem).__name__}): {str(problem).splitlines()[0]}") from problem
+        raise ValueError(
+            f"{place} cannot be read as a checkpoint ({type(problem).__name__}): {str(problem).partition(chr(10))[0]}"
+        ) from problem
     if not isinstance(content, dict):
         raise ValueError(f"{place} is not a checkpoint of mae_vlm: it holds a {type(content).__name__}")
     return content
@@ -71,10 +77,22 @@ def read_encoder(path: str | Path) -> Vit:
         ValueError: see :func:`read`; or the weights don't fit the config, with the names.
     """
     config, state = read(path)
-    stated = config["model"]["init_args"]["encoder"]
-    encoder = _encoder_class(stated["class_path"])(**(stated.get("init_args") or {}))
+    try:
+        stated = config["model"]["init_args"]["encoder"]
+        class_path = stated["class_path"]
+    except (KeyError, TypeError) as problem:
+        raise ValueError(f"{path}: its config names no model.init_args.encoder with a class_path") from problem
+    encoder = _encoder_class(class_path)(**(stated.get("init_args") or {}))
     prefix = "towers.image."
     weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    own = encoder.state_dict()
+    sizes = [
+        f"{name} {[*value.shape]} for {[*own[name].shape]}"
+        for name, value in weights.items()
+        if name in own and value.shape != own[name].shape
+    ]
+    if sizes:
+        raise ValueError(f"{path}: the weights don't fit their config; {len(sizes)} of another size, such as {sizes[0]}")
     missing, unexpected = encoder.load_state_dict(weights, strict=False)
     if missing or unexpected:
         raise ValueError(f"{path}: the weights don't fit their config; missing {missing}, unexpected {unexpected}")
@@ -88,7 +106,10 @@ def _encoder_class(class_path: str) -> type[Vit]:
             f"encoder {class_path} is not part of mae_vlm; load such a checkpoint through its own config with the command line"
         )
     module, _, name = class_path.rpartition(".")
-    found = getattr(import_module(module), name, None)
+    try:
+        found = getattr(import_module(module), name, None)
+    except ImportError:
+        found = None
     if not (isinstance(found, type) and issubclass(found, Vit)):
         raise ValueError(f"encoder {class_path} is not an encoder of mae_vlm")
     return found

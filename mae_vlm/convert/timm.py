@@ -38,7 +38,7 @@ def _config(encoder: Vit) -> dict[str, Any]:
         "num_classes": 0,
         "num_features": encoder.width,
         "global_pool": "avg",
-        "model_args": {name: value for name, value in encoder.model_args.items() if name not in ("num_classes", "global_pool")},
+        "model_args": {name: value for name, value in encoder.model_args.items() if name != "num_classes"},
         "pretrained_cfg": {
             "num_classes": 0,
             "input_size": [space.channels, space.height, space.width],

@@ -65,16 +65,16 @@ def _header_of(source: Source, index: int) -> Header:
     return header(sample.image, sample.id)
 
 
-def automatic_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) to learn at: the typical size down to a multiple of 4 if both sides are at most 96 pixels, else 224 x 224."""
+def automatic_size(height: int, width: int, usual: int = _USUAL) -> tuple[int, int]:
+    """(height, width) to learn at: the typical size down to a multiple of 4 where no side is over 96 pixels, else a ``usual`` square."""
     if max(height, width) > _SMALL:
-        return _USUAL, _USUAL
+        return usual, usual
     return max(8, height // 4 * 4), max(8, width // 4 * 4)
 
 
-def automatic_batch_size(train: int, parts: int = 1) -> int:
-    """256 pictures per step, halved for small collections so that an epoch has 4 steps, a multiple of ``parts``."""
-    size = _BATCH
+def automatic_batch_size(train: int, parts: int = 1, usual: int = _BATCH) -> int:
+    """``usual`` pictures per step, halved for small collections so that an epoch has 4 steps, a multiple of ``parts``."""
+    size = usual
     while size > 8 and size * 4 > train:
         size //= 2
     return max(parts, min(-(-size // parts), train // parts) * parts)

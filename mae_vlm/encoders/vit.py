@@ -43,6 +43,9 @@ class Vit(nn.Module):
         ValueError: unknown name, another family, or sizes that don't fit.
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         name: str | None = None,
@@ -60,18 +63,18 @@ class Vit(nn.Module):
         std: list[float] | None = None,
     ) -> None:
         super().__init__()
-        height_width = (224, 224) if image_size is None else (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+        height, width_pixels = _sides(image_size)
         channels = 3 if channels is None else channels
         if positions not in ("sincos", "learned"):
             raise ValueError(f"positions {positions!r} given, allowed are sincos and learned")
         if class_tokens < 0 or registers < 0:
             raise ValueError(f"class_tokens {class_tokens} and registers {registers} must not be negative")
         extra = max(class_tokens - 1, 0) + registers
-        shared: dict[str, Any] = {"img_size": height_width, "in_chans": channels, "num_classes": 0, "global_pool": "avg"}
+        shared: dict[str, Any] = {"img_size": (height, width_pixels), "in_chans": channels, "num_classes": 0, "global_pool": "avg"}
         if name is None:
             sizes = _checked_sizes(768 if width is None else width, 12 if depth is None else depth, 12 if heads is None else heads)
             patch = 16 if patch is None else patch
-            TokenSpace(*height_width, patch, channels)  # a wrong size is told before timm meets it
+            TokenSpace(height, width_pixels, patch, channels)  # a wrong size is told before timm meets it
             self.architecture = SIZED
             self.model_args = shared | sizes | {
                 "patch_size": patch, "mlp_ratio": mlp_ratio, "class_token": class_tokens > 0, "reg_tokens": extra, "fc_norm": False,
@@ -80,7 +83,7 @@ class Vit(nn.Module):
             self.architecture = name
             self.model_args = shared | _named_arguments(name, class_tokens, extra)
         self.vit = _build(self.architecture, self.model_args)
-        self.space = TokenSpace(*height_width, self.vit.patch_embed.patch_size[0], channels)
+        self.space = TokenSpace(height, width_pixels, self.vit.patch_embed.patch_size[0], channels)
         self.class_tokens = 0 if self.vit.cls_token is None else class_tokens  # a named model may have registers alone
         self._fill_positions(positions)
         mae_init(self.vit)
@@ -135,7 +138,8 @@ class Vit(nn.Module):
             if table is not None and inside:
                 prefix_1ID = prefix_1ID + table[:, :inside]
             tokens_BKD = torch.cat([prefix_1ID.expand(len(keep_BK), -1, -1).to(tokens_BKD.dtype), tokens_BKD], dim=1)
-        return vit.pos_drop(tokens_BKD)
+        dropped: Tensor = vit.pos_drop(tokens_BKD)
+        return dropped
 
     def _rotations(self, keep_BK: Tensor) -> list[Tensor | None]:
         """The rotary positions of the visible patches, one entry per block; None without RoPE."""
@@ -156,6 +160,14 @@ class Vit(nn.Module):
         prefix = 0 if self.vit.no_embed_class else self.prefix
         table.data.copy_(sincos_2d(self.width, self.space.rows, self.space.columns, prefix))
         table.requires_grad = False
+
+
+def _sides(image_size: int | tuple[int, int] | None) -> tuple[int, int]:
+    if image_size is None or isinstance(image_size, int):
+        side = 224 if image_size is None else image_size
+        return side, side
+    height, width = image_size
+    return height, width
 
 
 def _checked_sizes(width: int, depth: int, heads: int) -> dict[str, int]:

@@ -53,7 +53,8 @@ class AdamW:
 
 def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
     """Every trainable weight once: matrices with decay, everything else (biases, norms, positions, tokens) without."""
-    decayed, spared = [], []
+    decayed: list[nn.Parameter] = []
+    spared: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             (spared if parameter.ndim < 2 or name.endswith(TOKENS) else decayed).append(parameter)

