@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -31,11 +32,14 @@ def _through_store(decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
     store, rank, _ = next(rendezvous("env://"))
     if rank:
-        return dict(json.loads(store.get(_VARIABLE)))
+        answer = json.loads(store.get(_VARIABLE))
+        if answer is None:
+            sys.exit(1)  # the first process has said why
+        return dict(answer)
     try:
-        answer = decide()
+        decided = decide()
     except BaseException:
         store.set(_VARIABLE, "null")  # the others must not wait for an answer that never comes
         raise
-    store.set(_VARIABLE, json.dumps(answer))
-    return answer
+    store.set(_VARIABLE, json.dumps(decided))
+    return decided

@@ -78,5 +78,6 @@ def say(message: str) -> None:
 
 
 def complain(message: str) -> None:
-    """One error line; where it holds several, they follow indented."""
-    print(f"mae_vlm: error: {message}", file=sys.stderr, flush=True)
+    """One error line, from the first process only: the others found the same."""
+    if is_first_process():
+        print(f"mae_vlm: error: {message}", file=sys.stderr, flush=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from typing import Any, NoReturn
 
@@ -18,6 +19,10 @@ class Parser(LightningArgumentParser):
         options = [option for action in self._actions for option in action.option_strings]
         complain(one_line(message, options))
         sys.exit(2)
+
+    def parse_args(self, args: Any = None, **kwargs: Any) -> Any:
+        """As in jsonargparse (4.53), which hands an option of a nested class on as text and writes ``null`` as ``None`` there."""
+        return super().parse_args(args and [re.sub(r"^(--[\w.]+)=None$", r"\1=null", word) for word in args], **kwargs)
 
 
 def flat(arguments: list[str], configs: list[dict[str, Any]]) -> dict[str, Any]:

@@ -21,7 +21,6 @@ CASES = {
         "mlp_ratio": 2.0,
     },
     "no class token": {"width": 32, "depth": 1, "heads": 4, "patch": 4, "image_size": 16, "class_tokens": 0},
-    "named": {"name": "vit_tiny_patch16_224", "image_size": 64},
     "named, registers": {"name": "vit_tiny_patch16_224", "image_size": 64, "registers": 4, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]},
     "RoPE": {"name": "vit_small_patch16_dinov3", "image_size": (32, 64)},
     "EVA02, 5 channels": {"name": "eva02_tiny_patch14_224", "image_size": 56, "channels": 5},
