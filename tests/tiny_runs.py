@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import subprocess
 import sys
@@ -22,6 +23,10 @@ def in_process(*words: str | Path) -> int:
     """The exit code of ``python -m mae_vlm WORDS``, without the seconds that a new process takes to import."""
     from mae_vlm.cli import main
 
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):  # made at import, for a stream that pytest has closed since
+        for handler in logging.getLogger(name).handlers:
+            if isinstance(handler, logging.StreamHandler):
+                handler.setStream(sys.stderr)
     return main([str(word) for word in words])
 
 

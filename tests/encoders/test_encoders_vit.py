@@ -41,7 +41,7 @@ def built(arguments: dict) -> Vit:
     encoder = Vit(**arguments).eval()
     with torch.no_grad():
         for parameter in encoder.parameters():
-            parameter.add_(torch.randn_like(parameter), alpha=0.05)
+            parameter.add_(torch.randn_like(parameter), alpha=0.02)
     return encoder
 
 

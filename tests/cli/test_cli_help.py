@@ -1,0 +1,61 @@
+"""What answers without a model answers at once: no torch is imported."""
+
+from __future__ import annotations
+
+
+import pytest
+from tiny_runs import in_new_process
+
+ASK = """
+import sys
+from mae_vlm.cli import main
+try:
+    code = main({words})
+except SystemExit as end:
+    code = end.code
+print("MODULES", *sorted(set(sys.modules) & {{"torch", "lightning", "timm", "numpy"}}))
+sys.exit(code)
+"""
+
+
+def ask(words, tmp_path):
+    return in_new_process(cwd=tmp_path, launcher=("-c", ASK.format(words=words)))
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], [], ["help"], ["convert", "--help"], ["--version"]], ids=str)
+def test_help_imports_nothing_heavy(words, tmp_path):
+    answer = ask(words, tmp_path)
+    assert answer.returncode == 0, answer.stderr
+    assert answer.stdout.splitlines()[-1].split() == ["MODULES"]
+
+
+def test_help_names_every_verb_and_the_first_steps(tmp_path):
+    answer = ask(["--help"], tmp_path).stdout
+    assert all(f"\n  {verb} " in answer for verb in ("fit", "validate", "test", "predict", "convert"))
+    assert "python -m mae_vlm fit --data.path MY_PHOTOS" in answer
+
+
+@pytest.mark.parametrize("verb, meant", [("fti", "fit"), ("validat", "validate"), ("convrt", "convert")])
+def test_misspelt_verb_is_answered_with_the_right_one(verb, meant, tmp_path):
+    answer = ask([verb], tmp_path)
+    assert answer.returncode == 2
+    assert answer.stderr.strip() == f"mae_vlm: error: no verb {verb!r}; did you mean {meant}?"
+    assert answer.stdout.splitlines()[-1].split() == ["MODULES"]
+
+
+def test_a_verb_like_nothing_is_answered_with_the_list(complaint):
+    assert complaint("xyzzy", code=2) == "no verb 'xyzzy'; there are fit, validate, test, predict, convert"
+
+
+def test_fit_help_lists_the_options_of_data_trainer_and_run(capsys):
+    from tiny_runs import in_process
+
+    assert in_process("fit", "--help") == 0
+    answer = capsys.readouterr().out
+    for option in ("--data.path", "--data.batch_size", "--trainer.max_steps", "--name", "--checkpoint.every_n_steps", "--ckpt_path"):
+        assert option in answer
+
+
+def test_the_package_itself_imports_no_torch(tmp_path):
+    program = "import sys, mae_vlm; assert 'torch' not in sys.modules; mae_vlm.load; assert 'torch' in sys.modules"
+    assert in_new_process(cwd=tmp_path, launcher=("-c", program)).returncode == 0
