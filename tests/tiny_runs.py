@@ -26,7 +26,7 @@ def in_process(*words: str | Path) -> int:
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):  # made at import, for a stream that pytest has closed since
         for handler in logging.getLogger(name).handlers:
             if isinstance(handler, logging.StreamHandler):
-                handler.setStream(sys.stderr)
+                handler.stream = sys.stderr  # setStream would flush the closed one
     return main([str(word) for word in words])
 
 

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from mae_vlm.data.decode import decode
+from mae_vlm.data.decode import decode, from_pil
 from mae_vlm.data.transforms import Resize
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.types import CHECKPOINT_FORMAT, CHECKPOINT_KEY
@@ -161,9 +161,13 @@ class Embedder:
             if pixels.ndim != 3 or len(pixels) != channels:
                 raise ValueError(f"a picture of shape {tuple(image.shape)} given, this encoder takes [{channels}, height, width]")
             return self._resize(pixels)
+        if channels not in (1, 3):
+            raise ValueError(
+                f"this encoder takes {channels} channels, which files and PIL pictures don't hold; give tensors [{channels}, height, width]"
+            )
         if isinstance(image, str | Path):
             return self._resize(decode(Path(image).read_bytes(), channels, name=str(image)))
-        return self._resize(_from_pil(image, channels))
+        return self._resize(from_pil(image, channels))
 
 
 def load(path: str | Path) -> Embedder:
@@ -180,14 +184,3 @@ def load(path: str | Path) -> Embedder:
 def _several(images: Any) -> Iterable[Any]:
     single = isinstance(images, str | Path) or (isinstance(images, Tensor) and images.ndim == 3) or not isinstance(images, Iterable)
     return [images] if single else images
-
-
-def _from_pil(image: Any, channels: int) -> Tensor:
-    from torchvision.transforms.functional import pil_to_tensor
-
-    if channels in (1, 3):
-        image = image.convert("L" if channels == 1 else "RGB")
-    pixels: Tensor = pil_to_tensor(image)
-    if len(pixels) != channels:
-        raise ValueError(f"a PIL picture of mode {image.mode} given, this encoder takes {channels} channels")
-    return pixels

@@ -64,7 +64,7 @@ def decode(data: bytes, channels: int | None = 3, name: str = "picture", max_pix
     if found.plain:
         return _decode_jpeg(data, wanted, name)
     with _opened(data, name) as image:
-        return _pixels(image, wanted, name)
+        return from_pil(image, wanted, name)
 
 
 def to_channels(image_CHW: Tensor, channels: int | None) -> Tensor:
@@ -128,7 +128,12 @@ def _decode_jpeg(data: bytes, channels: int, name: str) -> Tensor:
         raise ValueError(f"{name}: the JPEG is damaged or cut short ({reason}); remove it or replace it") from None
 
 
-def _pixels(image: Image.Image, channels: int, name: str) -> Tensor:
+def from_pil(image: Image.Image, channels: int, name: str = "picture") -> Tensor:
+    """uint8 ``[channels, H, W]`` (1 or 3) of a PIL picture of any mode, as :func:`decode` reads its file.
+
+    Raises:
+        ValueError: floating point numbers without a known range, or damaged data.
+    """
     try:
         image.seek(0)
         image = ImageOps.exif_transpose(image)

@@ -29,12 +29,20 @@ class Pretrainer(LightningModule):
         masking: how patches are hidden from it.
         objectives: name to class (and options); each is built once with the towers' sizes.
         optimizer: how weights move.
+        compile: compile each transformer block with torch.compile (minutes at the start; pays on long GPU runs).
 
     Raises:
         ValueError: no objective, a mask that does not fit the grid, or an objective's options.
     """
 
-    def __init__(self, encoder: Vit, masking: Mask, objectives: dict[str, Callable[[Towers], Objective]], optimizer: AdamW) -> None:
+    def __init__(
+        self,
+        encoder: Vit,
+        masking: Mask,
+        objectives: dict[str, Callable[[Towers], Objective]],
+        optimizer: AdamW,
+        compile: bool = False,
+    ) -> None:
         super().__init__()
         if not objectives:
             raise ValueError("no objective given; the default is pixels: mae_vlm.objectives.pixels.Pixels")
@@ -43,8 +51,15 @@ class Pretrainer(LightningModule):
         self.masking = masking
         self.objectives = nn.ModuleDict({name: build(self.towers) for name, build in objectives.items()})
         self.optimizer = optimizer
+        self.compile_blocks = compile
         self.means: dict[str, WeightedMean] = {}  # a plain dict: they are no part of the weights
         self._terms: dict[str, list[Tensor]] = {}  # of the micro-batches of the current step
+
+    def on_fit_start(self) -> None:
+        if self.compile_blocks:  # per block, in place: the learner's own logging would break the graph, and names stay
+            for name, module in self.named_modules():
+                if name.rpartition(".")[0].endswith("blocks"):
+                    module.compile(dynamic=False)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         total, logs = self._losses(self.features(batch))

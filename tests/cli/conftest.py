@@ -42,6 +42,7 @@ def complaint(capsys):
         assert len(lines) == 1, output.err
         assert lines[0].startswith("mae_vlm: error: "), lines[0]
         assert "Traceback" not in output.err + output.out
+        print(lines[0])  # pytest -rP shows what users read
         return lines[0].removeprefix("mae_vlm: error: ")
 
     return run

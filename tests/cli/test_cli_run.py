@@ -27,6 +27,10 @@ def events(trained):
     return EventAccumulator(str(trained.folder), size_guidance={"scalars": 0, "images": 0}).Reload()
 
 
+def validations(run):
+    return [(int(row["step"]), float(row["val/loss"])) for row in rows(run) if row["val/loss"]]
+
+
 def test_a_run_is_one_folder(trained):
     there = {str(path.relative_to(trained.folder)) for path in trained.folder.rglob("*") if path.is_file()}
     assert {"config.yaml", "metrics.csv", "checkpoints/last.ckpt", "checkpoints/step_00000006.ckpt"} <= there
@@ -62,9 +66,10 @@ def test_train_loss_has_a_point_every_ten_steps(trained):
 
 
 def test_validation_stands_at_the_start_and_at_the_end(trained):
-    steps = curve(trained.folder, "val/loss")
-    assert min(steps) == 0 and max(steps) == 24
-    assert steps[24] < steps[0]
+    losses = validations(trained.folder)
+    assert len(losses) == 1 + 24 // 2, "once before the first step, then ten times a run, rounded up"
+    assert losses[0][0] == 0 and losses[-1][0] == 24 - 1, "Lightning counts the steps of a curve from 0"
+    assert losses[-1][1] < losses[0][1]
 
 
 def test_config_of_the_run_shows_what_was_chosen(trained):
@@ -106,17 +111,20 @@ def test_checkpoint_holds_its_config(trained):
 
 
 @pytest.mark.parametrize(
-    "length",
-    [["--trainer.max_epochs", "2"], ["--trainer.max_time", "00:00:00:01", "--trainer.max_steps", "100000"], ["--trainer.max_steps", "5"]],
-    ids=["epochs", "time", "steps"],
+    "length, steps, count",
+    [
+        (["--trainer.max_epochs", "2"], 8, 9),
+        (["--trainer.max_steps", "5"], 5, 6),
+        (["--trainer.max_time", "00:00:00:01", "--trainer.max_steps", "100000"], None, 2),
+    ],
+    ids=["epochs", "steps", "time"],
 )
-def test_however_a_run_ends_it_validates_draws_and_saves(length, tmp_path):
+def test_however_a_run_ends_it_validates_once_draws_and_saves(length, steps, count, tmp_path):
     assert in_process("fit", *TINY, *length, "--trainer.default_root_dir", tmp_path) == 0
     run = tmp_path / "default" / "version_0"
     end = content(run)["global_step"]
-    assert end == {"--trainer.max_epochs": 8, "--trainer.max_steps": 5}.get(length[0], end)
-    assert 0 < end < 100_000
-    assert {0, end} <= curve(run, "val/loss").keys()
-    assert (run / "pictures" / f"reconstruction_{end:08d}.png").is_file()
-    ends = [row for row in rows(run) if row["val/loss"] and int(row["step"]) == end]
-    assert len(ends) == 1, "validated twice at the end"
+    assert end == steps or (steps is None and 0 < end < 100_000)
+    losses = validations(run)
+    assert len(losses) == count and losses[-1][0] == end - 1
+    drawn = sorted(path.name for path in (run / "pictures").iterdir())
+    assert drawn[0] == "reconstruction_00000000.png" and drawn[-1] == f"reconstruction_{end:08d}.png"

@@ -150,3 +150,13 @@ def test_training_teaches_the_model_to_use_what_it_sees():
         logs = learner.eval().objectives["pixels"](learner.features(plain_pictures(0)), plain_pictures(0)).logs
     assert logs["masked_mse"] < 0.2 * logs["predict_zero"]
     assert logs["masked_mse"] < 0.1 * logs["other_picture"]
+
+
+def test_compile_touches_each_block_and_no_name():
+    learner, plain = a_pretrainer(), a_pretrainer()
+    learner.compile_blocks = True
+    learner.on_fit_start()
+    blocks = [*learner.towers.image.vit.blocks, *learner.objectives["pixels"].decoder.decoder_blocks]
+    compiled = [module for module in learner.modules() if module._compiled_call_impl is not None]
+    assert blocks and {id(module) for module in compiled} == {id(module) for module in blocks}
+    assert list(learner.state_dict()) == list(plain.state_dict())
