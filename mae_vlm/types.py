@@ -18,6 +18,14 @@ CHECKPOINT_KEY = "mae_vlm"  # a checkpoint of ours holds {format, config (YAML)}
 CHECKPOINT_FORMAT = 1  # raised when the layout of a checkpoint changes
 
 
+def sides(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
+    """(height, width) in pixels of a size given as one side or as both."""
+    if isinstance(size, int):
+        return size, size
+    height, width = size
+    return int(height), int(width)
+
+
 @dataclass
 class Sample:
     """One picture and what is known about it, as a source reads it.

@@ -16,7 +16,7 @@ from mae_vlm.data.module import Summary
 from mae_vlm.data.summary import automatic_batch_size, automatic_size, automatic_workers
 from mae_vlm.encoders.arithmetic import masked_step
 from mae_vlm.learners.optim import default_base_lr
-from mae_vlm.types import TokenSpace
+from mae_vlm.types import TokenSpace, sides
 
 PRETRAINER = "mae_vlm.learners.pretrain.Pretrainer"
 VIT = "mae_vlm.encoders.vit.Vit"
@@ -99,10 +99,6 @@ def _batch_size(c: Chooser) -> tuple[int, str]:
     return size, f"{c.summary.train:,} training pictures on {c.machine.kind}" + (f", {parts} parts a step" if parts > 1 else "")
 
 
-def _sides(size: Any) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
-
-
 def _encoder(c: Chooser) -> None:
     at = "model.init_args.encoder.init_args"
     if c.get("model.init_args.encoder.class_path") != VIT:
@@ -128,7 +124,7 @@ def _from_data(value: Any, name: str) -> tuple[Any, str]:
 
 
 def _patch(c: Chooser) -> tuple[int, str]:
-    height, width = _sides(c.get("data.image_size"))
+    height, width = sides(c.get("data.image_size"))
     short = min(height, width)
     wanted = 4 if short <= 40 else 8 if short <= 128 else 16
     patch = next((p for p in (wanted, 16, 14, 8, 7, 4, 2) if height % p == 0 and width % p == 0), wanted)
@@ -217,7 +213,7 @@ def _length(c: Chooser) -> tuple[int, str]:
 
 def _step_seconds(c: Chooser) -> float:
     """Expected time of a step, taking half of the measured matrix rate as reachable."""
-    height, width = _sides(c.get("data.image_size"))
+    height, width = sides(c.get("data.image_size"))
     at = "model.init_args.encoder.init_args"
     space = TokenSpace(height, width, int(c.get(f"{at}.patch") or 16), int(c.get("data.channels")))
     encoder_width, depth = _encoder_sizes(c)

@@ -1,49 +1,75 @@
-"""Error lines a person can act on, out of what the argument parser reports."""
+"""Error lines a person can act on, out of what the argument parser and the classes report."""
 
 from __future__ import annotations
 
 import difflib
-import inspect
 import re
 import traceback
 from importlib import import_module
 from pathlib import Path
 
 _NOISE = re.compile(r"^(Does not validate|Subtypes:|Errors:|Given value|- Expected a <class 'NoneType'>|Expected a <class 'NoneType'>)")
+_FEW = 20  # options that fit into a line
 
 
 def one_line(message: str, options: list[str]) -> str:
-    """The heart of a parser's message in one line; ``options`` are the command line's, to guess what was meant."""
-    unknown = re.search(r"Option '([\w.]+)' is not accepted", message)
-    owner = re.findall(r"class_path '([\w.]+)'|class_path='([\w.]+)'", message)
-    if unknown:
-        path = next((a or b for a, b in reversed(owner)), "")
-        near = difflib.get_close_matches(unknown[1], _parameters(path), n=1)
-        allowed = f"did you mean {near[0]}?" if near else f"allowed are {', '.join(_parameters(path))}"
-        return f"{path or 'the class'} has no option {unknown[1]!r}; {allowed}"
-    stray = re.search(r"[Uu]nrecognized arguments: (\S+)", message)
+    """The heart of a parser's message in one line; ``options`` are those of the parser that complains, to guess what was meant."""
+    names = [option.removeprefix("--") for option in options if option.startswith("--") and not option.endswith((".help", "--help"))]
+    stray = re.search(r"[Uu]nrecognized arguments: --([^\s=]+)", message)
     if stray:
-        name = stray[1].split("=")[0]
-        near = difflib.get_close_matches(name, options, n=1)
-        return f"no option {name}" + (f"; did you mean {near[0]}?" if near else "; --help lists them")
-    lines = [line.strip() for line in message.splitlines()]
+        return f"no option --{stray[1]}{_meant(stray[1], names, '--') or '; --help lists them'}"
+    unknown = re.search(r"(?:Option|does not accept option) '([\w.]+)'", message)
+    if unknown:
+        allowed = f"; allowed are {', '.join(names)}" if len(names) <= _FEW else ""
+        return f"no option {unknown[1]!r} there{_meant(unknown[1], names) or allowed}"
+    key = re.search(r'Parser key "([\w.]+)":', message)
+    place = f"{key[1]}: " if key else ""
+    value = re.search(r"(?:Given|Got) value: (.*)", message)
+    kinds = [kind for kind in re.findall(r"Expected a <class '([\w.]+)'>", message) if kind != "NoneType"]
+    if value and kinds:
+        return f"{place}{value[1]!r} given, allowed is {' or '.join(dict.fromkeys(kinds))}"
+    return place + (_class_problem(message) or _plain(message))
+
+
+def _meant(name: str, names: list[str], dashes: str = "") -> str:
+    """A guess, by the whole name or else by its first part; empty where nothing is near."""
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.75)
+    first = name.partition(".")[0]
+    if not near and first not in names:
+        near = difflib.get_close_matches(first, names, n=1, cutoff=0.75)
+    return f"; did you mean {dashes}{near[0]}?" if near else ""
+
+
+def _class_problem(message: str) -> str:
+    missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
+    if missing:
+        return f"{missing[1]} has no class {missing[2]}{_meant(missing[2], dir(import_module(missing[1])))}"
+    absent = re.search(r"class_path '([\w.]+)':\s*No module named '([\w.]+)'", message)
+    if absent:
+        return f"{absent[1]} cannot be imported: there is no module {absent[2]}"
+    other = re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", message)
+    return f"{other[1]} is not a {other[2]}" if other else ""
+
+
+def _plain(message: str) -> str:
+    lines = [line.strip() for line in re.sub(r'Parser key "[\w.]+":', "", message).splitlines()]
     kept = [line for line in lines if line and not _NOISE.match(line) and not line.startswith("tip:")]
     return " ".join(line.removeprefix("- ") for line in kept)
 
 
-def _parameters(class_path: str) -> list[str]:
-    module, _, name = class_path.rpartition(".")
-    try:
-        signature = inspect.signature(getattr(import_module(module), name))
-    except (ImportError, AttributeError, ValueError, TypeError):
-        return []
-    return [parameter for parameter in signature.parameters if parameter != "towers"]
+def users_mistake(problem: BaseException) -> BaseException | None:
+    """The user's mistake in an exception: a ValueError raised in this package, or a file that is not there; else None.
 
-
-def is_users(problem: BaseException) -> bool:
-    """Whether an exception is the user's mistake, told by us: a ValueError raised in this package, or a file that is not there."""
-    if not isinstance(problem, ValueError | FileNotFoundError | PermissionError):
-        return False
-    frames = traceback.extract_tb(problem.__traceback__)
+    jsonargparse wraps what a class raises while it is built; the original is taken out of that wrapping, and out of no other.
+    """
     package = Path(__file__).parent.parent
-    return bool(frames) and package in Path(frames[-1].filename).parents
+    seen: BaseException | None = problem
+    while seen is not None:
+        frames = traceback.extract_tb(seen.__traceback__)
+        raised_in = Path(frames[-1].filename) if frames else Path()
+        if isinstance(seen, ValueError | FileNotFoundError | PermissionError) and package in raised_in.parents:
+            return seen
+        if raised_in.parent.name != "jsonargparse":
+            return None
+        seen = seen.__cause__ or seen.__context__
+    return None

@@ -30,7 +30,7 @@ def flat(arguments: list[str], configs: list[dict[str, Any]]) -> dict[str, Any]:
     said: dict[str, Any] = {}
     for config in configs:
         said |= _flatten(config)
-    for here, following in zip(arguments, [*arguments[1:], ""], strict=True):
+    for here, following in zip(arguments, [*arguments[1:], ""], strict=False):
         if here.startswith("--"):
             key, equals, value = here[2:].partition("=")
             said[key] = value if equals else following

@@ -28,7 +28,7 @@ from mae_vlm.callbacks.throughput import Throughput  # noqa: E402
 from mae_vlm.cli.agreement import agree  # noqa: E402
 from mae_vlm.cli.automatic import choose  # noqa: E402
 from mae_vlm.cli.machine import look  # noqa: E402
-from mae_vlm.cli.mistakes import is_users  # noqa: E402
+from mae_vlm.cli.mistakes import users_mistake  # noqa: E402
 from mae_vlm.cli.parser import Parser, flat  # noqa: E402
 from mae_vlm.cli.stored import base_config, find_checkpoint  # noqa: E402
 from mae_vlm.convert import native  # noqa: E402
@@ -76,7 +76,7 @@ class Training(LightningCLI):
     # -- parsing
 
     def init_parser(self, **kwargs: Any) -> Parser:
-        parser = Parser(**kwargs)
+        parser = Parser(**kwargs, allow_abbrev=False)
         parser.add_argument("-c", "--config", action="config", help="a YAML config; several are merged, the last one wins")
         return parser
 
@@ -104,8 +104,16 @@ class Training(LightningCLI):
         paths = [following for here, following in zip(self.given, self.given[1:], strict=False) if here in ("-c", "--config")]
         paths += [here.partition("=")[2] for here in self.given if here.startswith("--config=")]
         self.stem = Path(paths[0]).stem if paths else "default"
-        configs = [yaml.safe_load(Path(path).read_text()) for path in paths if Path(path).is_file()]
-        return [config for config in configs if isinstance(config, dict)]
+        return [self._config(Path(path)) for path in paths if Path(path).is_file()]
+
+    def _config(self, path: Path) -> dict[str, Any]:
+        try:
+            config = yaml.safe_load(path.read_text()) or {}
+        except yaml.YAMLError as problem:
+            self._refuse(f"--config {path} is not valid YAML: {' '.join(str(problem).split())}", code=2)
+        if not isinstance(config, dict):
+            self._refuse(f"--config {path} holds a {type(config).__name__}, not options by name; --print_config shows how one looks", code=2)
+        return dict(config)
 
     def _stored(self, word: str) -> dict[str, Any]:
         try:
@@ -120,9 +128,9 @@ class Training(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Lightning would let the checkpoint's options win over the command line here; ours came in below it, while parsing."""
 
-    def _refuse(self, message: str) -> None:
+    def _refuse(self, message: str, code: int = 1) -> None:
         complain(message)
-        sys.exit(1)
+        sys.exit(code)
 
     # -- building
 
@@ -151,6 +159,8 @@ class Training(LightningCLI):
         choices = choose(config, summary, look(), training=self.verb == "fit")
         config["name"] = config["name"] or self.stem
         root = Path(config["trainer"]["default_root_dir"]) / config["name"]
+        if self.verb == "fit":
+            _check_writable(root)
         folder = (
             self.checkpoint.parent.parent if self.checkpoint is not None and (self.resumes or self.verb != "fit") else _next_version(root)
         )
@@ -199,8 +209,9 @@ class Training(LightningCLI):
 
     def _tell(self, problem: Exception) -> None:
         """A mistake of the user ends the command with one line; anything else is ours and keeps its traceback."""
-        if is_users(problem) and not os.environ.get("MAE_VLM_TRACEBACK"):
-            self._refuse(str(problem))
+        mistake = users_mistake(problem)
+        if mistake is not None and not os.environ.get("MAE_VLM_TRACEBACK"):
+            self._refuse(str(mistake))
         raise problem
 
     # -- running
@@ -248,6 +259,12 @@ def _describe(summary: Summary) -> str:
 def _next_version(root: Path) -> Path:
     numbers = [int(path.name.removeprefix("version_")) for path in root.glob("version_*") if path.name.removeprefix("version_").isdigit()]
     return root / f"version_{max(numbers, default=-1) + 1}"
+
+
+def _check_writable(root: Path) -> None:
+    there = next(place for place in (root, *root.parents) if place.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise ValueError(f"no run can be written to {root}: {there} is not a folder that you may write to; set --trainer.default_root_dir")
 
 
 def _plain(value: Any) -> Any:

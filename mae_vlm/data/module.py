@@ -11,15 +11,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mae_vlm.data.cache import PixelCache
-from mae_vlm.data.collection import FORMATS, open_collection
+from mae_vlm.data.collection import FORMATS
+from mae_vlm.data.parts import Parts, open_files, open_scenes
 from mae_vlm.data.reader import Reader, one_thread
 from mae_vlm.data.sampler import Draw, Order
-from mae_vlm.data.sources.base import Joined, Source
-from mae_vlm.data.sources.scenes import Scenes
-from mae_vlm.data.split import automatic_fraction, split_by_name
+from mae_vlm.data.sources.base import Source
 from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, automatic_workers, typical_size
 from mae_vlm.data.transforms import Augment, Resize
-from mae_vlm.types import Batch
+from mae_vlm.types import Batch, sides
 
 _SCENE_SIZE = (64, 64)
 
@@ -80,9 +79,7 @@ class Data(LightningDataModule):
         self.image_column, self.label_column = image_column, label_column
         self.scenes, self.val_scenes, self.seed = scenes, val_scenes, seed
         self._check_options()
-        self._sources: dict[str, Source] = {}
-        self._split = ""
-        self._told = ""
+        self._parts: Parts | None = None
         self._summary: Summary | None = None
         self._order: Order | None = None
         self._resumed: tuple[int, int] | None = None
@@ -100,7 +97,7 @@ class Data(LightningDataModule):
             height, width, channels = typical_size(sources["train"])
             self._summary = Summary(
                 path=self.path,
-                format=self._told,
+                format=self._found().format,
                 train=len(sources["train"]),
                 val=len(sources["val"]) if "val" in sources else 0,
                 test=len(sources["test"]) if "test" in sources else 0,
@@ -108,14 +105,14 @@ class Data(LightningDataModule):
                 width=width,
                 channels=channels,
                 classes=sources["train"].classes,
-                split=self._split,
+                split=self._found().split,
             )
         return self._summary
 
     def adopt(self, other: Data) -> None:
         """Take over what ``other``, made for the same collection, has opened already: a million files are looked through once."""
-        if other._told != "scenes":
-            self._sources, self._split, self._told, self._summary = other._sources, other._split, other._told, other._summary
+        if other._found().format != "scenes":
+            self._parts, self._summary = other._parts, other._summary
 
     @property
     def size(self) -> tuple[int, int]:
@@ -123,47 +120,20 @@ class Data(LightningDataModule):
         if self.image_size is None:
             summary = self.inspect()
             return automatic_size(summary.height, summary.width)
-        return _pair(self.image_size)
+        return sides(self.image_size)
 
     def _opened(self) -> dict[str, Source]:
         """The sources by part: "train", and "val" and "test" where there are any, and "all" that predict goes over."""
-        if not self._sources:
+        return self._found().sources
+
+    def _found(self) -> Parts:
+        if self._parts is None:
             if self.path is None or self.format == "scenes":
-                self._told, self._split, self._sources = "scenes", f"{self.val_scenes} other scenes", self._scenes()
+                size = _SCENE_SIZE if self.image_size is None else sides(self.image_size)
+                self._parts = open_scenes(self.scenes, self.val_scenes, size, self.seed)
             else:
-                self._sources = self._files(self.path)
-        return self._sources
-
-    def _scenes(self) -> dict[str, Source]:
-        size = _SCENE_SIZE if self.image_size is None else _pair(self.image_size)
-        train = Scenes(self.scenes, size, self.seed)
-        parts: dict[str, Source] = {"train": train, "all": train}
-        if self.val_scenes:
-            parts["val"] = Scenes(self.val_scenes, size, self.seed + 1_000_003)
-        return parts
-
-    def _files(self, path: str) -> dict[str, Source]:
-        found = open_collection(path, self.format, self.image_column, self.label_column)
-        self._told = found.format
-        parts = dict(found.parts)
-        whole = parts["all"] if "all" in parts else Joined(list(parts.values()))
-        train = parts.pop("all", None) or parts["train"]
-        if self.val_path is not None:
-            parts["val"], self._split = self._validation(self.val_path, train), f"val_path {self.val_path}"
-        elif "val" in parts or "test" in parts:
-            self._split = "the collection's own " + ("val" if "val" in parts else "test") + " part"
-            parts.setdefault("val", parts.get("test", train))
-        elif self.val_fraction != 0:
-            fraction = automatic_fraction(len(train)) if self.val_fraction is None else self.val_fraction
-            train, parts["val"] = split_by_name(train, fraction)
-            self._split = f"{fraction:.3g} of the pictures, by a hash of their names"
-        else:
-            self._split = "none: val_fraction is 0"
-        return {**parts, "train": train, "all": whole}
-
-    def _validation(self, val_path: str, train: Source) -> Source:
-        found = open_collection(val_path, self.format, self.image_column, self.label_column, train.classes)
-        return next(found.parts[name] for name in ("val", "all", "test", "train") if name in found.parts)
+                self._parts = open_files(self.path, self.format, self.image_column, self.label_column, self.val_path, self.val_fraction)
+        return self._parts
 
     # --- loaders ---------------------------------------------------------------------------------------------------------
 
@@ -262,7 +232,9 @@ class Data(LightningDataModule):
             raise ValueError(f"data.format {self.format} is unknown; use one of {', '.join(FORMATS)}")
         if self.format not in ("auto", "scenes") and self.path is None:
             raise ValueError(f"data.format {self.format} needs pictures; set data.path")
-        if self.image_size is not None and min(_pair(self.image_size)) < 1:
+        if self.format == "scenes" and self.path is not None:
+            raise ValueError(f"data.format scenes would ignore data.path {self.path}; set data.format to auto")
+        if self.image_size is not None and min(sides(self.image_size)) < 1:
             raise ValueError(f"data.image_size {self.image_size} must be positive: one side, or height and width in pixels")
         if self.channels not in (None, 1, 3):
             raise ValueError(f"data.channels {self.channels} is not possible yet; use 1 (grey) or 3 (RGB)")
@@ -286,13 +258,6 @@ class Data(LightningDataModule):
                 raise ValueError(f"data.{option} {values} has {len(values)} numbers for {channels} channels; give one for each")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError(f"data.std {self.std} must be positive, of pixels in [0, 1]")
-
-
-def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
-    if isinstance(size, int):
-        return size, size
-    height, width = size
-    return int(height), int(width)
 
 
 def _as_it_is(batch: Any) -> Any:

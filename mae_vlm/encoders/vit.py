@@ -19,7 +19,7 @@ from torch.nn import functional
 from mae_vlm.encoders.init import mae_init
 from mae_vlm.tokens.patchify import patchify, take
 from mae_vlm.tokens.positions import sincos_2d
-from mae_vlm.types import Encoded, TokenSpace
+from mae_vlm.types import Encoded, TokenSpace, sides
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -63,7 +63,7 @@ class Vit(nn.Module):
         std: list[float] | None = None,
     ) -> None:
         super().__init__()
-        height, width_pixels = _sides(image_size)
+        height, width_pixels = sides(224 if image_size is None else image_size)
         channels = 3 if channels is None else channels
         if positions not in ("sincos", "learned"):
             raise ValueError(f"positions {positions!r} given, allowed are sincos and learned")
@@ -160,14 +160,6 @@ class Vit(nn.Module):
         prefix = 0 if self.vit.no_embed_class else self.prefix
         table.data.copy_(sincos_2d(self.width, self.space.rows, self.space.columns, prefix))
         table.requires_grad = False
-
-
-def _sides(image_size: int | tuple[int, int] | None) -> tuple[int, int]:
-    if image_size is None or isinstance(image_size, int):
-        side = 224 if image_size is None else image_size
-        return side, side
-    height, width = image_size
-    return height, width
 
 
 def _checked_sizes(width: int, depth: int, heads: int) -> dict[str, int]:
