@@ -72,7 +72,8 @@ class Batch:
         return replace(self, **{name: value.pin_memory() for name, value in self._tensors().items()})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        """The same batch on another device."""
+        """The same batch on another device; to a GPU without waiting, which is safe from page-locked memory."""
+        non_blocking = non_blocking or torch.device(device).type == "cuda"
         moved = {name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors().items()}
         return replace(self, **moved)
 

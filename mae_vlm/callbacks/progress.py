@@ -75,7 +75,10 @@ class ProgressOnTerminal(_OfTheRun):
         self._bar.start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self._show(trainer, "training")
+        if trainer._logger_connector.should_update_logs:  # reading a loss waits for the device
+            self._show(trainer, "training")
+        elif self._bar is not None:
+            self._bar.update(self._task, completed=trainer.global_step)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._show(trainer, "validating")

@@ -17,7 +17,8 @@ def one_line(message: str, options: list[str]) -> str:
     names = [option.removeprefix("--") for option in options if option.startswith("--") and not option.endswith((".help", "--help"))]
     stray = re.search(r"[Uu]nrecognized arguments: --([^\s=]+)", message)
     if stray:
-        return f"no option --{stray[1]}{_meant(stray[1], names, '--') or '; --help lists them'}"
+        dashes = "--" if "config" in names else ""  # the parser of a class tells its own options
+        return f"no option {dashes}{stray[1]}{_meant(stray[1], names, dashes) or '; --help lists them'}"
     unknown = re.search(r"(?:Option|does not accept option) '([\w.]+)'", message)
     if unknown:
         allowed = f"; allowed are {', '.join(names)}" if len(names) <= _FEW else ""

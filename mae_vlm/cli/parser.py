@@ -13,14 +13,18 @@ from mae_vlm.cli.mistakes import one_line
 
 
 class Parser(LightningArgumentParser):
-    """A LightningArgumentParser that tells a mistake in one line instead of pages of usage."""
+    """A LightningArgumentParser that tells a mistake in one line instead of pages of usage, and takes no option cut short."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False} | kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        options = [option for action in self._actions for option in action.option_strings]
+        parsers = [self, *(parser for action in self._actions if isinstance(action.choices, dict) for parser in action.choices.values())]
+        options = [option for parser in parsers for action in parser._actions for option in action.option_strings]
         complain(one_line(message, options))
         sys.exit(2)
 
-    def parse_args(self, args: Any = None, **kwargs: Any) -> Any:
+    def parse_args(self, args: Any = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """As in jsonargparse (4.53), which hands an option of a nested class on as text and writes ``null`` as ``None`` there."""
         return super().parse_args(args and [re.sub(r"^(--[\w.]+)=None$", r"\1=null", word) for word in args], **kwargs)
 

@@ -76,7 +76,7 @@ class Training(LightningCLI):
     # -- parsing
 
     def init_parser(self, **kwargs: Any) -> Parser:
-        parser = Parser(**kwargs, allow_abbrev=False)
+        parser = Parser(**kwargs)
         parser.add_argument("-c", "--config", action="config", help="a YAML config; several are merged, the last one wins")
         return parser
 
@@ -112,7 +112,9 @@ class Training(LightningCLI):
         except yaml.YAMLError as problem:
             self._refuse(f"--config {path} is not valid YAML: {' '.join(str(problem).split())}", code=2)
         if not isinstance(config, dict):
-            self._refuse(f"--config {path} holds a {type(config).__name__}, not options by name; --print_config shows how one looks", code=2)
+            self._refuse(
+                f"--config {path} holds a {type(config).__name__}, not options by name; --print_config shows how one looks", code=2
+            )
         return dict(config)
 
     def _stored(self, word: str) -> dict[str, Any]:
