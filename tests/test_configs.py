@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 from pathlib import Path
@@ -74,7 +75,7 @@ def test_config_is_short_and_says_how_to_run_it(path, printed):
     assert commands, "the header holds no command"
     for command in commands:
         verb, *words = shlex.split(command, comments=True)
-        named = [following for word, following in zip(words, words[1:], strict=False) if word == "--config"]
+        named = [following for word, following in itertools.pairwise(words) if word == "--config"]
         assert path in [REPOSITORY / config for config in named]
         assert all((REPOSITORY / config).is_file() for config in named)
         if verb == "fit":

@@ -30,9 +30,7 @@ def in_process(*words: str | Path) -> int:
     return main([str(word) for word in words])
 
 
-def in_new_process(
-    *words: str | Path, cwd: Path, launcher: tuple[str, ...] = (), timeout: float = 300
-) -> subprocess.CompletedProcess[str]:
+def in_new_process(*words: str | Path, cwd: Path, launcher: tuple[str, ...] = (), timeout: float = 300) -> subprocess.CompletedProcess[str]:
     """``python -m mae_vlm WORDS`` as a user starts it, in another folder than the repository."""
     foreign = ("MAE_VLM", "PL_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "NODE_RANK", "GROUP_RANK", "PYTEST")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 
 from mae_vlm.encoders.vit import Vit
-from tools.cifar_pictures import Pictures, load
+from tools.cifar_pictures import load
 from tools.finetune import Finetuning, finetune
 from tools.mae_race import Recipe, pretrain
 from tools.probe import evaluate

@@ -67,8 +67,7 @@ class Recipe:
     def encoder(self) -> Vit:
         """A new encoder of these sizes, drawn from torch's generator."""
         mean, std = _NORMALISATION[self.normalise]
-        sizes = {"width": self.width, "depth": self.depth, "heads": self.heads, "patch": self.patch}
-        return Vit(**sizes, image_size=SIDE, mean=mean, std=std)
+        return Vit(width=self.width, depth=self.depth, heads=self.heads, patch=self.patch, image_size=SIDE, mean=mean, std=std)
 
     def decoder_sizes(self) -> tuple[int, int]:
         """Depth and width of the decoder."""
@@ -120,7 +119,7 @@ def pretrain(recipe: Recipe, train: Pictures, val: Pictures, scratch: Path, say:
     model = build(recipe)
     rule = AdamW(recipe.base_lr, (0.9, recipe.beta2), recipe.weight_decay, recipe.warmup)
     optimizer, schedule = rule.build(model, recipe.batch, recipe.steps)
-    parts = {"model": model, "optimizer": optimizer, "schedule": schedule}
+    parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
     clock = {"step": 0, "seconds": 0.0, "cpu_seconds": 0.0, "loss": 0.0}
     if scratch.exists():
         stored = torch.load(scratch, weights_only=True)

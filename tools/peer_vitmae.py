@@ -27,6 +27,9 @@ class PeerMae(nn.Module):
     normal(0, .02), the norms epsilon 1e-6. Linear layers keep its own start, normal(0, .02).
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, like: Vit, mask: Mask, decoder_depth: int, decoder_width: int) -> None:
         super().__init__()
         self.mask, self.space = mask, like.space

@@ -97,4 +97,4 @@ def _place_in_epoch(loop: dict[str, Any], trainer: pl.Trainer) -> None:
     progress["is_last_batch"] = False
     for scope, count in (("current", place), ("total", epoch * batches + place)):
         progress[scope].update(ready=count, started=count, processed=count, completed=count)
-    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - 1  # the loader adds one, or the curves would shift

@@ -178,8 +178,18 @@ class Training(LightningCLI):
             self.datamodule.adopt(self.sources)
             self.datamodule.trainer = self.trainer
             self.datamodule.setup("fit" if self.verb == "fit" else "validate")
+            if self.checkpoint is not None:
+                self._check_fits(self.checkpoint)
         except Exception as problem:
             self._tell(problem)
+
+    def _check_fits(self, checkpoint: Path) -> None:
+        """Sizes said on the command line win over a checkpoint's, and then its weights may have no place: told before a run begins."""
+        stored, own = native.read(checkpoint)[1], self.model.state_dict()
+        for name in [*own, *stored]:
+            there, here = (list(state[name].shape) if name in state else "none" for state in (stored, own))
+            if there != here:
+                raise ValueError(f"{checkpoint} does not fit the model: {name} is {there} there and {here} here; keep its sizes")
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         for key in ("checkpoint", "pictures"):
