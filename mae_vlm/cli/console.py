@@ -41,6 +41,7 @@ _ADVERTS = (
     "Restoring states",  # the run's own line names the checkpoint
     "Restored all states",
     "Loaded model weights",
+    "Automatic Mixed Precision",  # the run's own line tells the precision
 )
 
 

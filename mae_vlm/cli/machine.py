@@ -20,9 +20,9 @@ class Machine:
     flops: float
 
 
-def look() -> Machine:
-    """Describe this machine; takes about a third of a second."""
-    cuda = torch.cuda.is_available()
+def look(accelerator: str = "auto") -> Machine:
+    """Describe this machine, as seen with Lightning's ``accelerator``; takes about a third of a second."""
+    cuda = torch.cuda.is_available() and accelerator != "cpu"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False) if cuda else cpu_has_bfloat16()
     return Machine("cuda" if cuda else "cpu", torch.cuda.device_count() if cuda else 1, cores, bfloat16, _matmul_rate(cuda, bfloat16))

@@ -158,7 +158,7 @@ class Training(LightningCLI):
     def _decide(self, config: dict[str, Any]) -> dict[str, Any]:
         """Automatic choices and the run's folder: made once, by the first process. Everything returned is plain data."""
         summary = self.sources.inspect()
-        choices = choose(config, summary, look(), training=self.verb == "fit")
+        choices = choose(config, summary, look(str(config["trainer"]["accelerator"])), training=self.verb == "fit")
         config["name"] = config["name"] or self.stem
         root = Path(config["trainer"]["default_root_dir"]) / config["name"]
         if self.verb == "fit":

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import NoReturn
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that tells a mistake in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        print(f"mae_vlm: error: {message}; python -m mae_vlm convert --help shows how", file=sys.stderr)
+        sys.exit(2)
 
 
 def main(arguments: list[str]) -> int:
     """Convert a run's encoder; 0 when written, 1 when the source or the target is at fault."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="python -m mae_vlm convert", description="Write the encoder of a run or a checkpoint in another format.", allow_abbrev=False
     )
     parser.add_argument("source", metavar="RUN", help="a run folder, or a .ckpt file")

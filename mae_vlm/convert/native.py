@@ -57,8 +57,9 @@ def _content(place: Path) -> dict[str, Any]:
     try:
         content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
     except Exception as problem:
+        # torch's own words advise to load it with pickle, which runs whatever code the file holds
         raise ValueError(
-            f"{place} cannot be read as a checkpoint ({type(problem).__name__}): {str(problem).partition(chr(10))[0]}"
+            f"{place} is not a checkpoint of mae_vlm, or is damaged: it cannot be read as plain tensors ({type(problem).__name__})"
         ) from problem
     if not isinstance(content, dict):
         raise ValueError(f"{place} is not a checkpoint of mae_vlm: it holds a {type(content).__name__}")

@@ -179,7 +179,9 @@ class Data(LightningDataModule):
         return {"pictures_seen": self.trainer.global_step * self._order.batch_size}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Training goes on after the pictures that a checkpoint has seen."""
+        """Training goes on after the pictures that a checkpoint has seen; the other verbs have no place in an order."""
+        if self.trainer is not None and self.trainer.state.fn != "fit":
+            return
         if self._order is None:
             self.setup("fit")
         assert self._order is not None

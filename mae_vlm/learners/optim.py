@@ -47,6 +47,8 @@ class AdamW:
         groups = parameter_groups(module, self.weight_decay)
         device = next(module.parameters()).device.type
         optimizer = torch.optim.AdamW(groups, lr=rate, betas=self.betas, fused=device in ("cpu", "cuda"))
+        # torch lets a fused step unscale gradients itself, and Lightning then refuses to clip, even in bf16 where nothing is scaled
+        optimizer._step_supports_amp_scaling = False
         warmup = round(self.warmup * steps)
         return optimizer, LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, warmup, self.floor))
 

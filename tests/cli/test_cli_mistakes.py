@@ -198,7 +198,7 @@ def test_checkpoint_that_is_not_there(refused):
 
 def test_checkpoint_that_is_none(refused, tmp_path):
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
-    saying(refused("--ckpt_path", tmp_path / "text.ckpt", code=1), "text.ckpt", "cannot be read as a checkpoint")
+    saying(refused("--ckpt_path", tmp_path / "text.ckpt", code=1), "text.ckpt", "cannot be read as plain tensors")
 
 
 class Harm:
@@ -212,7 +212,7 @@ class Harm:
 def test_pickle_is_refused_and_not_run(write, refused, tmp_path):
     with (tmp_path / "harm.ckpt").open("wb") as file:
         write({"state_dict": Harm()}, file)
-    saying(refused("--ckpt_path", tmp_path / "harm.ckpt", code=1), "harm.ckpt", "cannot be read as a checkpoint")
+    saying(refused("--ckpt_path", tmp_path / "harm.ckpt", code=1), "harm.ckpt", "cannot be read as plain tensors")
     assert not (tmp_path / "harmed").exists()
 
 
