@@ -21,6 +21,12 @@ class Embeddings(BasePredictionWriter):
         self.count = 0
         self._writer: Any = None
 
+    def on_predict_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero:
+            for old in self.out.glob("features_*.parquet"):  # of an earlier run with more processes
+                old.unlink()
+        trainer.strategy.barrier()
+
     def write_on_batch_end(
         self,
         trainer: pl.Trainer,
@@ -32,6 +38,8 @@ class Embeddings(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         features_BD = prediction["features"]
+        if not len(features_BD):  # this process's part of the last batch was only filled up
+            return
         values = pyarrow.array(features_BD.flatten().numpy())
         table = pyarrow.table({"id": prediction["id"], "features": pyarrow.FixedSizeListArray.from_arrays(values, features_BD.shape[1])})
         if self._writer is None:

@@ -43,5 +43,8 @@ class Throughput(Callback):
             self._images, self._busy, self._waited = 0, 0.0, 0.0
         self._ended = time.perf_counter()
 
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._ended = None
+
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._ended = None  # the time until the next step is not spent on training data

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from typing import Any
 
 _VARIABLE = "MAE_VLM_DECIDED"
+_kept: list[Any] = []
 
 
 def agree(decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The value of ``decide()`` as computed by the first process, on every process of the job.
 
-    Processes that Lightning starts inherit it through the environment. Those that ``torchrun`` or a cluster starts fetch it
-    from the rendezvous store of ``MASTER_ADDR``. The value must survive JSON.
+    Processes that Lightning starts on this machine inherit it through the environment; those that ``torchrun`` starts, or that
+    have RANK, WORLD_SIZE and MASTER_ADDR, fetch it from the rendezvous store. The value must survive JSON.
     """
     inherited = os.environ.get(_VARIABLE)
     if inherited and os.environ.get("LOCAL_RANK", "0") != "0":
@@ -31,6 +32,7 @@ def _through_store(decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     from torch.distributed.rendezvous import rendezvous
 
     store, rank, _ = next(rendezvous("env://"))
+    _kept.append(store)  # where this process hosts the store, it must live until the others have read
     if rank:
         answer = json.loads(store.get(_VARIABLE))
         if answer is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -72,8 +73,14 @@ def choose(config: dict[str, Any], summary: Summary, machine: Machine, training:
 def _data(c: Chooser) -> None:
     seen = c.summary
     c.fill("data.format", lambda: (seen.format, "told from the content"), unset=(None, "auto"))
+    for name in ("image_size", "channels"):  # an encoder that is told its size wants pictures of it
+        told = c.get(f"model.init_args.encoder.init_args.{name}")
+        if told is not None:
+            c.fill(f"data.{name}", partial(_told, told, f"as the encoder's {name}"))
     c.fill("data.image_size", lambda: _image_size(seen, c.machine))
     c.fill("data.channels", lambda: (seen.channels, "of the first pictures"))
+    seed = c.get("seed_everything")
+    c.fill("data.seed", lambda: (int(seed), "seed_everything") if type(seed) is int else (0, "no seed_everything given"))
     c.fill("data.num_workers", lambda: _workers(c.machine))
     c.fill("data.batch_size", lambda: _batch_size(c))
 
@@ -106,7 +113,7 @@ def _encoder(c: Chooser) -> None:
     for name in ("image_size", "channels", "mean", "std"):
         value = c.get(f"data.{name}")
         if value is not None:
-            c.fill(f"{at}.{name}", partial(_from_data, value, name))
+            c.fill(f"{at}.{name}", partial(_told, value, f"from data.{name}"))
     if c.get(f"{at}.name") is not None:
         return
     width, depth, heads, reason = _size(c)
@@ -119,8 +126,8 @@ def _encoder(c: Chooser) -> None:
     c.fill(f"{at}.heads", lambda: (heads, reason))
 
 
-def _from_data(value: Any, name: str) -> tuple[Any, str]:
-    return value, f"from data.{name}"
+def _told(value: Any, reason: str) -> tuple[Any, str]:
+    return value, reason
 
 
 def _patch(c: Chooser) -> tuple[int, str]:
@@ -180,10 +187,11 @@ def _trainer(c: Chooser, training: bool) -> None:
         c.fill("trainer.max_steps", lambda: _length(c), unset=(None, -1))
     steps = _steps(c)
     batches = steps * int(c.get("trainer.accumulate_grad_batches") or 1)
-    if steps and c.get("trainer.val_check_interval") is None:
+    if steps and c.get("trainer.val_check_interval") is None and c.get("trainer.check_val_every_n_epoch") in (None, 1):
         c.fill("trainer.val_check_interval", lambda: (max(1, batches // 10), "ten validations a run"))
         c.config["trainer"]["check_val_every_n_epoch"] = None  # Lightning then counts batches across epochs
-    c.fill("model.init_args.optimizer.init_args.base_lr", lambda: (default_base_lr(steps), f"for {steps:,} optimizer steps"))
+    if c.get("model.init_args.optimizer.class_path") == ADAMW:
+        c.fill("model.init_args.optimizer.init_args.base_lr", lambda: (default_base_lr(steps), f"for {steps:,} optimizer steps"))
 
 
 def _precision(machine: Machine) -> tuple[str, str]:
@@ -198,6 +206,9 @@ def _open_length(c: Chooser) -> bool:
 
 def _length(c: Chooser) -> tuple[int, str]:
     epoch = max(1, c.summary.train // int(c.get("data.batch_size")))
+    if c.get("trainer.max_time") is not None:
+        steps = max(1, round(_seconds(c.get("trainer.max_time")) / _step_seconds(c)))
+        return steps, f"what max_time affords at {c.machine.flops / 1e9:.0f} GFLOP/s measured here; the rate comes down to its end there"
     if c.summary.format == "scenes":
         return 400, "the demo's length: some minutes on two CPU cores"
     if c.machine.kind == "cuda":
@@ -211,6 +222,14 @@ def _length(c: Chooser) -> tuple[int, str]:
     )
 
 
+def _seconds(time: Any) -> float:
+    """Seconds of Lightning's ``max_time``: DD:HH:MM:SS, or a mapping of days, hours, minutes and seconds."""
+    if isinstance(time, dict):
+        return timedelta(**time).total_seconds()
+    days, hours, minutes, seconds = (int(part) for part in str(time).split(":"))
+    return timedelta(days=days, hours=hours, minutes=minutes, seconds=seconds).total_seconds()
+
+
 def _step_seconds(c: Chooser) -> float:
     """Expected time of a step, taking half of the measured matrix rate as reachable."""
     height, width = sides(c.get("data.image_size"))
@@ -220,7 +239,7 @@ def _step_seconds(c: Chooser) -> float:
     decoder_width, decoder_depth, _ = decoder_for(encoder_width)
     visible = max(1, int(space.patches * 0.25))
     per_picture = masked_step(space, visible, encoder_width, depth, decoder_width, decoder_depth)
-    return per_picture * int(c.get("data.batch_size")) / (0.5 * c.machine.flops)
+    return per_picture * int(c.get("data.batch_size")) / (0.5 * c.machine.flops * _processes(c))
 
 
 def _steps(c: Chooser) -> int:

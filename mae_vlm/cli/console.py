@@ -23,6 +23,7 @@ _NEEDLESS = (
     r".*LightningCLI's args parameter is intended.*",
     r".*Couldn't infer the batch indices.*",
     r".*your dataloader is not resumable.*",  # the place in the order is in our own state
+    r".*It is recommended to use `self.log\('(val|test)/.*sync_dist=True.*",  # these means are over all processes already
     r".*Trying to infer the `batch_size`.*",
     r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*",
 )

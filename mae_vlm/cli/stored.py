@@ -37,6 +37,9 @@ def base_config(stored: dict[str, Any], verb: str, explicit: dict[str, Any]) -> 
         for name in _COLLECTION:
             base["data"].pop(name, None)
     if verb == "fit":
+        batch, given = base["data"].get("batch_size"), explicit.get("data.batch_size")
+        if given is not None and str(given) != str(batch):
+            raise ValueError(f"a run goes on with its batch_size {batch}, {given} given: its place in the order is counted in such batches")
         trainer = dict(stored.get("trainer") or {})
         kept = (
             "precision",

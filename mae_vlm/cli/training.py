@@ -30,9 +30,10 @@ from mae_vlm.cli.automatic import choose  # noqa: E402
 from mae_vlm.cli.machine import look  # noqa: E402
 from mae_vlm.cli.mistakes import users_mistake  # noqa: E402
 from mae_vlm.cli.parser import Parser, flat  # noqa: E402
+from mae_vlm.cli.run_folder import check_writable, closing_lines, folder_of, next_version, take  # noqa: E402
 from mae_vlm.cli.stored import base_config, find_checkpoint  # noqa: E402
 from mae_vlm.convert import native  # noqa: E402
-from mae_vlm.data.module import Data, Summary  # noqa: E402
+from mae_vlm.data.module import Data  # noqa: E402
 
 hide_adverts()
 
@@ -140,6 +141,9 @@ class Training(LightningCLI):
         parser = self._parser(self.verb)
         config = self.config[self.verb].as_dict()
         config.pop("config", None)
+        if self.verb == "predict":  # every picture is wanted, none kept in memory
+            config["return_predictions"] = False
+            config["data"]["val_fraction"] = config["data"]["val_fraction"] or 0.0
         try:
             self.sources = Data(**config["data"])
             decided = agree(lambda: self._decide(config))
@@ -162,12 +166,11 @@ class Training(LightningCLI):
         config["name"] = config["name"] or self.stem
         root = Path(config["trainer"]["default_root_dir"]) / config["name"]
         if self.verb == "fit":
-            _check_writable(root)
-        folder = (
-            self.checkpoint.parent.parent if self.checkpoint is not None and (self.resumes or self.verb != "fit") else _next_version(root)
-        )
+            check_writable(root)
+        goes_on = self.checkpoint is not None and (self.resumes or self.verb != "fit")
+        folder = folder_of(self.checkpoint) if self.checkpoint is not None and goes_on else next_version(root)
         widest = max((len(choice.key) for choice in choices), default=0)
-        lines = [_describe(summary)] + [f"  {choice.key:<{widest}} = {choice.value}   ({choice.reason})" for choice in choices]
+        lines = [summary.describe()] + [f"  {choice.key:<{widest}} = {choice.value}   ({choice.reason})" for choice in choices]
         if choices:
             lines.insert(1, "chosen automatically (set any of them to overrule):")
         return {"config": _plain(config), "folder": str(folder), "lines": lines}
@@ -178,10 +181,24 @@ class Training(LightningCLI):
             self.datamodule.adopt(self.sources)
             self.datamodule.trainer = self.trainer
             self.datamodule.setup("fit" if self.verb == "fit" else "validate")
+            self._check_pictures_fit()
             if self.checkpoint is not None:
                 self._check_fits(self.checkpoint)
         except Exception as problem:
             self._tell(problem)
+
+    def _check_pictures_fit(self) -> None:
+        """The encoder's size against the pictures', where the model is one of ours: told before a run begins."""
+        towers = getattr(self.model, "towers", None)
+        if towers is None:
+            return
+        space, (height, width) = towers.image.space, self.datamodule.size
+        channels = self.datamodule.channels or self.datamodule.inspect().channels
+        if (space.channels, space.height, space.width) != (channels, height, width):
+            raise ValueError(
+                f"the encoder takes {space.channels} x {space.height} x {space.width} (channels, height, width), the data gives "
+                f"{channels} x {height} x {width}; set data.image_size and data.channels, or leave the encoder's open"
+            )
 
     def _check_fits(self, checkpoint: Path) -> None:
         """Sizes said on the command line win over a checkpoint's, and then its weights may have no place: told before a run begins."""
@@ -192,8 +209,9 @@ class Training(LightningCLI):
                 raise ValueError(f"{checkpoint} does not fit the model: {name} is {there} there and {here} here; keep its sizes")
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
-        for key in ("checkpoint", "pictures"):
-            self._get(self.config_init, key).folder = self.folder
+        if self.verb == "fit":  # the other verbs leave the run's pictures as they are
+            for key in ("checkpoint", "pictures"):
+                self._get(self.config_init, key).folder = self.folder
         self._get(self.config_init, "checkpoint").config = self.resolved
         self.bookends = Bookends()
         config = self._get(self.config_init, "trainer")
@@ -230,25 +248,18 @@ class Training(LightningCLI):
 
     def before_fit(self) -> None:
         if not getattr(self.trainer, "fast_dev_run", False) and self.trainer.is_global_zero and not self.resumes:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / "config.yaml").write_text(self.resolved)
+            try:
+                take(self.folder, self.resolved)
+            except ValueError as problem:
+                self._tell(problem)
         say(f"run folder: {self.folder}")
         if self.checkpoint is not None:
             say(f"resumed {self.checkpoint} at step {native.step_of(self.checkpoint)}")
 
     def after_fit(self) -> None:
-        if not self.trainer.is_global_zero or getattr(self.trainer, "fast_dev_run", False):
-            return
-        start, end = self.bookends.start, self.bookends.end
-        widest = max((len(name) for name in end), default=0)
-        say(f"\n{'validation':<{widest}}  {'start':>8}  {'end':>8}")
-        for name in sorted(end):
-            say(f"{name:<{widest}}  {start.get(name, float('nan')):>8.4f}  {end[name]:>8.4f}")
-        newest = self._get(self.config_init, "pictures").newest
-        say(f"\nrun folder:   {self.folder}")
-        if newest:
-            say(f"picture:      {newest}   (original, masked, reconstruction, pasted)")
-        say(f"look at it:   tensorboard --logdir {self.folder}")
+        if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
+            newest = self._get(self.config_init, "pictures").newest
+            say("\n".join(closing_lines(self.folder, self.bookends.start, self.bookends.end, newest)))
 
     def after_predict(self) -> None:
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
@@ -258,25 +269,6 @@ class Training(LightningCLI):
 
 def _asks_for_help(arguments: list[str]) -> bool:
     return any(word in ("-h", "--help") or word.startswith(("--print_config", "--model.help", "--data.help")) for word in arguments)
-
-
-def _describe(summary: Summary) -> str:
-    classes = f", {len(summary.classes)} classes" if summary.classes else ""
-    return (
-        f"data: {summary.path or 'generated scenes'}: {summary.train:,} training, {summary.val:,} validation, {summary.test:,} test pictures, "  # noqa: E501
-        f"{summary.height} x {summary.width} (median), {summary.channels} channels{classes}; validation: {summary.split}"
-    )
-
-
-def _next_version(root: Path) -> Path:
-    numbers = [int(path.name.removeprefix("version_")) for path in root.glob("version_*") if path.name.removeprefix("version_").isdigit()]
-    return root / f"version_{max(numbers, default=-1) + 1}"
-
-
-def _check_writable(root: Path) -> None:
-    there = next(place for place in (root, *root.parents) if place.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise ValueError(f"no run can be written to {root}: {there} is not a folder that you may write to; set --trainer.default_root_dir")
 
 
 def _plain(value: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,9 @@ class Embedder:
             raise ValueError(f"pool {pool!r} given, allowed are patches, class and none")
         if pool == "class" and not self.encoder.class_tokens:
             raise ValueError("pool 'class' given, but this encoder has no class token; use patches")
-        prepared = [self._prepare(image) for image in _several(images)]
-        parts = [self._encode(torch.stack(prepared[at : at + batch_size]), pool) for at in range(0, len(prepared), batch_size)]
+        waiting, parts = iter(_several(images)), []
+        while some := [self._prepare(image) for image in islice(waiting, batch_size)]:
+            parts.append(self._encode(torch.stack(some), pool))
         return torch.cat(parts) if parts else torch.zeros(0, self.encoder.width)
 
     def _encode(self, images_BCHW: Tensor, pool: str) -> Tensor:

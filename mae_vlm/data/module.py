@@ -21,6 +21,8 @@ from mae_vlm.data.transforms import Augment, Resize
 from mae_vlm.types import Batch, sides
 
 _SCENE_SIZE = (64, 64)
+_MOST_AT_ONCE = 256  # pictures of a validation batch, for each process
+_READ_AHEAD = 2**30  # bytes of batches waiting in shared memory, at most
 
 
 class Data(LightningDataModule):
@@ -37,10 +39,12 @@ class Data(LightningDataModule):
         val_fraction: Share of the pictures kept for validation, chosen by a hash of their names so that it stays as pictures are
             added; 0 for none. Automatic: 0.05, at most 10,000 pictures.
         image_size: Pixels of the pictures the model sees: one side, or height and width. Automatic: the collection's own up to 96,
-            else 224.
+            else 224 (the command line chooses 96 on a CPU).
         channels: 1 for grey, 3 for RGB. Automatic: 1 where all pictures are grey.
-        batch_size: Pictures per optimizer step, over all processes and accumulated steps. Automatic: 256, fewer if the collection is small.
-        num_workers: Loader processes for each training process; 0 loads in the training process. Automatic: one per core, at most 8.
+        batch_size: Pictures per optimizer step, over all processes and accumulated steps. Automatic: 256
+            (the command line: 128 on a CPU, 1,024 on GPUs), fewer if the collection is small.
+        num_workers: Loader processes for each training process; 0 loads in the training process. Automatic: one per core,
+            at most 8 (the command line: half of the cores on a CPU, which also train).
         crop_scale: Smallest and largest share of a picture's area that a training crop takes.
         flip: Probability that a training picture is mirrored left to right.
         mean: Mean of each channel, of pixels in [0, 1], for the normalisation on the device. Automatic: ImageNet's.
@@ -49,7 +53,7 @@ class Data(LightningDataModule):
         label_column: Column of a table that holds the class numbers. Automatic: found by its type or name.
         scenes: Generated scenes to train on.
         val_scenes: Generated scenes to validate with.
-        seed: Decides order, crops, masks and the generated scenes.
+        seed: Decides order, crops, masks and the generated scenes. Automatic: seed_everything on the command line, else 0.
     """
 
     def __init__(
@@ -70,14 +74,14 @@ class Data(LightningDataModule):
         label_column: str | None = None,
         scenes: int = 10_000,
         val_scenes: int = 1_000,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         self.path, self.format, self.val_path, self.val_fraction = path, format, val_path, val_fraction
         self.image_size, self.channels, self.batch_size, self.num_workers = image_size, channels, batch_size, num_workers
         self.crop_scale, self.flip, self.mean, self.std = crop_scale, flip, mean, std
         self.image_column, self.label_column = image_column, label_column
-        self.scenes, self.val_scenes, self.seed = scenes, val_scenes, seed
+        self.scenes, self.val_scenes, self.seed = scenes, val_scenes, seed or 0
         self._check_options()
         self._parts: Parts | None = None
         self._summary: Summary | None = None
@@ -196,7 +200,7 @@ class Data(LightningDataModule):
     def _fixed_loader(self, source: Source) -> DataLoader[Batch]:
         world, rank, accumulation = self._processes()
         batch_size = self.batch_size or automatic_batch_size(len(self._opened()["train"]), world * accumulation)
-        share = max(1, batch_size // (world * accumulation))
+        share = max(1, min(_MOST_AT_ONCE, batch_size // (world * accumulation)))  # no gradients, but unmasked: a training batch may not fit
         order = Order(len(source), share * world, world, rank, seed=self.seed, shuffle=False, drop_last=False)
         return self._loader(source, Resize(self.size), order)
 
@@ -217,8 +221,14 @@ class Data(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=workers > 0,
             worker_init_fn=one_thread,
-            prefetch_factor=4 if workers else None,
+            prefetch_factor=self._batches_ahead(workers, order) if workers else None,
         )
+
+    def _batches_ahead(self, workers: int, order: Order) -> int:
+        """Batches that each worker prepares ahead: up to 4, fewer where they are large."""
+        height, width = self.size
+        size = order.batch_size // (order.world * order.accumulation) * height * width * (self.channels or self.inspect().channels)
+        return max(1, min(4, _READ_AHEAD // (workers * size)))
 
     def _processes(self) -> tuple[int, int, int]:
         """(processes, this one's rank, accumulated steps) of the trainer; (1, 0, 1) without one."""

@@ -36,6 +36,13 @@ class Summary:
     classes: list[str] | None
     split: str
 
+    def describe(self) -> str:
+        """One line for the log."""
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        counts = f"{self.train:,} training, {self.val:,} validation, {self.test:,} test pictures"
+        look = f"{self.height} x {self.width} (median), {self.channels} channels{classes}"
+        return f"data: {self.path or 'generated scenes'}: {counts}, {look}; validation: {self.split}"
+
 
 def typical_size(source: Source) -> tuple[int, int, int]:
     """Median height and width, and the channels, of pictures spread evenly over the source; broken ones are passed over.

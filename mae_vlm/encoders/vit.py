@@ -108,6 +108,7 @@ class Vit(nn.Module):
 
     def full(self, images_BCHW: Tensor) -> Encoded:
         """All patches through the blocks: timm's own ``forward_features`` on normalised pictures."""
+        images_BCHW = images_BCHW.to(self.vit.patch_embed.proj.weight.dtype)  # differs only with whole weights in bf16
         return Encoded(self.vit.forward_features(images_BCHW), self.prefix)
 
     def visible(self, patches_BNP: Tensor, keep_BK: Tensor) -> Encoded:
@@ -115,7 +116,7 @@ class Vit(nn.Module):
         projection = self.vit.patch_embed.proj
         # the convolution of one patch is a linear layer; weight [D, C, p, q] to the patch's order (p, q, c)
         weight_DP = projection.weight.permute(0, 2, 3, 1).flatten(1)
-        tokens_BKD = functional.linear(take(patches_BNP, keep_BK), weight_DP, projection.bias)
+        tokens_BKD = functional.linear(take(patches_BNP, keep_BK).to(weight_DP.dtype), weight_DP, projection.bias)
         tokens_BTD = self._with_prefix(self.vit.patch_embed.norm(tokens_BKD), keep_BK)
         tokens_BTD = self.vit.norm_pre(tokens_BTD)
         for block, rope in zip(self.vit.blocks, self._rotations(keep_BK), strict=True):
@@ -189,7 +190,7 @@ def _named_arguments(name: str, class_tokens: int, extra: int) -> dict[str, Any]
 def _build(architecture: str, arguments: dict[str, Any]) -> Any:
     try:
         vit = timm.create_model(architecture, pretrained=False, **arguments)
-    except (AssertionError, TypeError) as problem:
+    except (AssertionError, TypeError, RuntimeError) as problem:
         raise ValueError(f"timm cannot build {architecture} with {arguments}: {problem}") from problem
     embedding = getattr(vit, "patch_embed", None)
     plain = isinstance(embedding, PatchEmbed) and embedding.patch_size[0] == embedding.patch_size[1]

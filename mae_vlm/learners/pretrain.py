@@ -136,7 +136,6 @@ class Pretrainer(LightningModule):
 
     def _log_means(self, stage: str) -> None:
         for name, mean in self.means.items():
-            value = mean.compute()  # over all processes
-            if self.trainer.is_global_zero:
-                self.log(f"{stage}/{name}", value, prog_bar=name == "loss", rank_zero_only=True)
+            # already the mean over all processes, and logged on each: a callback that watches it decides alike everywhere
+            self.log(f"{stage}/{name}", mean.compute(), prog_bar=name == "loss")
             mean.reset()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from mae_vlm.data.sources.base import Source
@@ -41,7 +42,10 @@ class HubSplit(Source):
 
     def __getitem__(self, index: int) -> Sample:
         row = self._table[index]
-        data = row[self.image_column]["bytes"]
+        picture = row[self.image_column]
+        data = picture["bytes"]
+        if data is None and picture.get("path") and Path(picture["path"]).is_file():
+            data = Path(picture["path"]).read_bytes()  # sets built as image folders keep paths into the cache
         if data is None:
             raise ValueError(f"{self.name(index)}: the data set holds a path without bytes; download it and give the folder as data.path")
         label = row[self.label_column] if self.label_column else None

@@ -57,14 +57,14 @@ class ImageFolder(Source):
         found = [root.name] if single else [entry.path[cut:] for entry in walk(self.root) if is_picture(entry.name)]
         if not found:
             raise ValueError(f"no pictures in {path}: looked for files ending in {' '.join(EXTENSIONS)}; check data.path")
-        self._names = pa.array(found, pa.large_string())
+        self._names = pa.array([os.fsencode(name) for name in found], pa.large_binary())  # file names are bytes, not always UTF-8
         self.classes, self._labels = _classes(found, classes)
 
     def __len__(self) -> int:
         return len(self._names)
 
     def name(self, index: int) -> str:
-        return str(self._names[index].as_py())
+        return os.fsdecode(self._names[index].as_py())
 
     def __getitem__(self, index: int) -> Sample:
         name = self.name(index)

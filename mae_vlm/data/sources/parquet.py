@@ -43,6 +43,7 @@ class Parquet(Source):
         self._starts: list[int] = [0, *accumulate(meta.num_rows for _, _, meta in groups)]
         self._file_starts: list[int] = [0, *accumulate(meta.num_rows for meta in metadata)]
         self._limit = len(groups) if sum(meta.total_byte_size for _, _, meta in groups) <= WHOLE_BYTES else _CACHED_GROUPS
+        self._paths: Any = None  # read when a name is asked for
         self._cache: OrderedDict[int, dict[str, Any]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -61,12 +62,28 @@ class Parquet(Source):
         return Sample(name, data, None if label is None or label < 0 else int(label))
 
     def name(self, index: int) -> str:
-        return self._name(*self._row(index), index)
+        if self._paths is None:  # the names alone: a split by name must not read every picture
+            self._paths = self._read_paths()
+        path = self._paths[index].as_py() if self._paths else None
+        return str(path) if path else self._by_row(index)
+
+    def _read_paths(self) -> Any:
+        """The column ``image.path`` of all files as one Arrow array; empty where there is none."""
+        leaf = f"{self.image_column}.path"
+        parts = []
+        for file in self.files:
+            with pq.ParquetFile(file) as opened:
+                if leaf not in [opened.schema.column(i).path for i in range(len(opened.schema))]:
+                    return pa.chunked_array([], pa.large_string())
+                column = opened.read(columns=[leaf], use_threads=False)[self.image_column]
+                parts += [chunk.field("path").cast(pa.large_string()) for chunk in column.chunks]
+        return pa.chunked_array(parts, pa.large_string())
 
     def _name(self, columns: dict[str, Any], row: int, index: int) -> str:
         path = columns["path"][row].as_py() if "path" in columns else None
-        if path:
-            return str(path)
+        return str(path) if path else self._by_row(index)
+
+    def _by_row(self, index: int) -> str:
         file = bisect_right(self._file_starts, index) - 1
         return f"{self.files[file].name}:{index - self._file_starts[file]}"
 
