@@ -53,7 +53,7 @@ class Pictures(Callback):
 
     def _show(self, trainer: pl.Trainer, name: str, picture_CHW: torch.Tensor) -> None:
         assert self.folder is not None
-        picture_CHW = shown_channels(picture_CHW)
+        picture_CHW = enlarged(shown_channels(picture_CHW))
         step = trainer.global_step
         folder = self.folder / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
@@ -62,6 +62,12 @@ class Pictures(Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(f"pictures/{name}", picture_CHW, step)
+
+
+def enlarged(picture_CHW: torch.Tensor, wanted: int = 480) -> torch.Tensor:
+    """Whole pixels repeated until the picture is about ``wanted`` wide, so that small ones can be looked at."""
+    scale = max(1, wanted // picture_CHW.shape[2])
+    return picture_CHW.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
 
 
 def shown_channels(picture_CHW: torch.Tensor) -> torch.Tensor:
