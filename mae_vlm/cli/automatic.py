@@ -161,7 +161,7 @@ def decoder_for(width: int) -> tuple[int, int, str]:
     """Decoder width and depth for an encoder's width: the paper's from 768 up, below what was measured (BENCHMARKS.md, decoder)."""
     if width >= 768:
         return 512, 8, "the paper's, for encoders of width 768 and more"
-    return max(64, width // 2), 4, f"measured for small encoders; 8 x 512 would be most of the arithmetic at width {width}"
+    return max(64, width // 2), 2, f"as measured at width 128; 8 x 512 would be most of the arithmetic at width {width}"
 
 
 def _encoder_sizes(c: Chooser) -> tuple[int, int]:
