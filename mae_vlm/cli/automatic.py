@@ -190,6 +190,9 @@ def _trainer(c: Chooser, training: bool) -> None:
     if steps and c.get("trainer.val_check_interval") is None and c.get("trainer.check_val_every_n_epoch") in (None, 1):
         c.fill("trainer.val_check_interval", lambda: (max(1, batches // 10), "ten validations a run"))
         c.config["trainer"]["check_val_every_n_epoch"] = None  # Lightning then counts batches across epochs
+    interval = c.get("trainer.val_check_interval")
+    if type(interval) is int and c.get("trainer.check_val_every_n_epoch") == 1:
+        c.config["trainer"]["check_val_every_n_epoch"] = None  # so many batches, also where an epoch has fewer
     if c.get("model.init_args.optimizer.class_path") == ADAMW:
         c.fill("model.init_args.optimizer.init_args.base_lr", lambda: (default_base_lr(steps), f"for {steps:,} optimizer steps"))
 

@@ -205,3 +205,31 @@ def test_a_model_of_another_kind_is_left_alone():
     config = empty()
     config["model"] = {"class_path": "somebody.elses.Model", "init_args": {"encoder": {"class_path": VIT, "init_args": {"width": None}}}}
     assert not [key for key in chosen(config) if key.startswith("model")]
+
+
+def test_a_validation_interval_longer_than_an_epoch_counts_across_epochs():
+    config = empty(trainer__val_check_interval=400, trainer__check_val_every_n_epoch=1)
+    choose(config, photos(200), LAPTOP)
+    assert (config["trainer"]["val_check_interval"], config["trainer"]["check_val_every_n_epoch"]) == (400, None)
+
+
+def test_epochs_between_validations_are_kept_as_said():
+    config = empty(trainer__check_val_every_n_epoch=5)
+    choose(config, photos(), LAPTOP)
+    assert (config["trainer"]["val_check_interval"], config["trainer"]["check_val_every_n_epoch"]) == (None, 5)
+
+
+def test_a_run_given_time_gets_the_steps_that_the_time_affords():
+    hour, two = (chosen(empty(trainer__max_time=time))["trainer.max_steps"] for time in ("00:01:00:00", "00:02:00:00"))
+    assert two == pytest.approx(2 * hour, abs=1)
+
+
+def test_the_data_wants_the_size_that_an_encoder_is_told():
+    config = empty(encoder__image_size=160)
+    assert chosen(config)["data.image_size"] == 160
+
+
+def test_seed_everything_seeds_the_data_too():
+    config = empty()
+    config["seed_everything"], config["data"]["seed"] = 7, None
+    assert chosen(config)["data.seed"] == 7
