@@ -9,7 +9,8 @@ Shape letters used in this project (suffixes of tensor names):
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -26,23 +27,57 @@ def sides(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
+class Question(NamedTuple):
+    """A question about a picture and what people answered: one or more, the same answer as often as it was given."""
+
+    text: str
+    answers: tuple[str, ...]
+
+
+class Deferred(Protocol):
+    """Masks that are still encoded: a run that needs no masks never decodes them."""
+
+    def decode(self) -> Tensor:
+        """The pixels; ValueError where they are damaged or not of the picture's size."""
+        ...
+
+
 @dataclass
 class Sample:
     """One picture and what is known about it, as a source reads it.
 
-    ``image`` is the encoded file (``bytes``) as long as nobody needs pixels, afterwards uint8 ``[C, H, W]``.
-    ``boxes`` are float32 ``[objects, 4]`` as left, top, right, bottom in pixels of the picture; ``classes`` int64
-    ``[objects]``; ``masks`` bool ``[objects, H, W]``; ``questions`` are pairs (question, answer).
+    ``image`` is the encoded file (``bytes``), or the path of a file too large to be read whole (TIFF), as long as nobody needs
+    pixels; generated pictures are uint8 ``[C, H, W]``. Everything below is in pixels of that picture as it is shown (after EXIF rotation).
+
+    Attributes:
+        label: class number in ``source.classes``.
+        captions: sentences that are true of the picture.
+        boxes: float32 ``[objects, 4]``: left, top, right, bottom, the last two exclusive.
+        classes: int64 ``[objects]``: numbers in ``source.object_classes``.
+        masks: bool ``[objects, H, W]``, or not decoded yet.
+        crowds: bool ``[objects]``: the region holds many objects in one (COCO's ``iscrowd``); None where there is none.
+        box_captions: a phrase for each box (Visual Genome), or empty.
+        semantic: uint8 or int16 ``[H, W]``, numbers in ``source.object_classes``, 255 (int16: -1) where nothing is known; or not decoded.
     """
 
     id: str
-    image: bytes | Tensor
+    image: bytes | Tensor | Path
     label: int | None = None
     captions: tuple[str, ...] = ()
-    questions: tuple[tuple[str, str], ...] = ()
+    questions: tuple[Question, ...] = ()
     boxes: Tensor | None = None
     classes: Tensor | None = None
-    masks: Tensor | None = None
+    masks: Tensor | Deferred | None = None
+    crowds: Tensor | None = None
+    box_captions: tuple[str, ...] = ()
+    semantic: Tensor | Deferred | None = None
+
+
+class Broken(NamedTuple):
+    """A sample that could not be read, and why."""
+
+    id: str
+    reason: str
 
 
 @dataclass
@@ -51,7 +86,8 @@ class Batch:
 
     ``images_BCHW`` is uint8: it is normalised on the device. ``keys_B`` (int64) stands for (seed, epoch, sample) and is the
     only source of chance in a step. ``real_B`` is False where a sample only fills up the last batch of a
-    validation set and must count zero. ``labels_B`` is -1 where there is none.
+    validation set and must count zero. ``labels_B`` is -1 where there is none. ``captions`` and ``questions`` are empty lists
+    where no picture of the batch has any. ``broken`` tells which samples could not be read and have a substitute here.
     """
 
     images_BCHW: Tensor
@@ -60,12 +96,15 @@ class Batch:
     labels_B: Tensor
     ids: list[str] = field(default_factory=list)
     captions: list[tuple[str, ...]] = field(default_factory=list)
+    questions: list[tuple[Question, ...]] = field(default_factory=list)
+    broken: list[Broken] = field(default_factory=list)
 
     def __len__(self) -> int:
         return self.images_BCHW.shape[0]
 
     def __getitem__(self, part: slice) -> Batch:
-        return replace(self, **{field.name: getattr(self, field.name)[part] for field in fields(self)})
+        parts = {field.name: getattr(self, field.name)[part] for field in fields(self) if field.name != "broken"}
+        return replace(self, **parts)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (torch's DataLoader calls this)."""

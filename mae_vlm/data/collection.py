@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
-from mae_vlm.data.sources import hub
-from mae_vlm.data.sources.base import Source
-from mae_vlm.data.sources.image_folder import ImageFolder, is_picture, walk
-from mae_vlm.data.sources.parquet import Parquet
-from mae_vlm.data.sources.tar_shards import TarShards
+from mae_vlm.data.sources import hub, image_folder, parquet, tar_shards
+from mae_vlm.data.sources.base import Format, Place, Source
+from mae_vlm.data.sources.files import is_picture, walk
 
-FORMATS = ("auto", "scenes", "folder", "parquet", "tar", "hub")
+# Formats with annotations first, the most telling first: the first that claims a place opens it.
+_ANNOTATED: tuple[Format, ...] = ()
+# Then what the bytes are of.
+_PLAIN: tuple[Format, ...] = (image_folder.FORMAT, parquet.FORMAT, tar_shards.FORMAT)
+FORMATS = ("auto", "scenes", "hub", *(format.name for format in _ANNOTATED + _PLAIN))
 _SPLIT_NAMES = {
     "train": "train",
     "training": "train",
@@ -37,36 +39,43 @@ class Collection:
     parts: dict[str, Source]
 
 
-def open_collection(
-    path: str, format: str = "auto", image_column: str | None = None, label_column: str | None = None, classes: list[str] | None = None
-) -> Collection:
-    """Opens a folder, a file or ``hf://datasets/org/name``; ``classes`` fixes the label order of class folders.
+def open_collection(place: Place, format: str = "auto") -> Collection:
+    """Opens ``place.path``: a folder, a file or ``hf://datasets/org/name``; ``place.roots`` is found from it.
 
     A split is told by names: sub-folders ``train``, ``val`` (``valid``, ``validation``, ``dev``), ``test``, or files that begin so, as
-    ``train-00000-of-00002.parquet``; also one level down in ``data``. Without a train part, all is one part.
+    ``train-00000-of-00002.parquet``; also one level down in ``data``. A format that knows its own splits comes before that.
+    Without a train part, all is one part. Labels of all parts follow the first.
 
     Raises:
         ValueError: the path does not exist, is empty, or holds nothing of the format; one line that says what to do.
     """
     if format not in FORMATS:
         raise ValueError(f"data.format {format} is unknown; use one of {', '.join(FORMATS)}")
-    if path.startswith(hub.PREFIX) or format == "hub":
-        return Collection(path, "hub", _hub_parts(hub.open_hub(path, image_column, label_column)))
-    root = Path(path).expanduser()
-    _check_exists(root, path)
-    places = find_splits(root)
-    told = tell_format(next(iter(places.values())), path) if format == "auto" else format
+    if place.path.startswith(hub.PREFIX) or format == "hub":
+        return Collection(place.path, "hub", _named_parts(hub.open_hub(place.path, place.columns)))
+    root = Path(place.path).expanduser()
+    _check_exists(root, place.path)
+    whole = place.at(root)
+    known = [one for one in _ANNOTATED if format in ("auto", one.name) and one.claims(whole)]
+    splits = {"all": (root,)} if known else find_splits(root)
+    told = known[0] if known else tell_format(place.at(*next(iter(splits.values()))), format)
     parts: dict[str, Source] = {}
-    for split, roots in places.items():
-        parts[split] = _open(told, roots, image_column, label_column, classes, path)
-        classes = classes or parts[split].classes  # labels of all parts follow the first
-    return Collection(path, told, parts)
+    for split, roots in splits.items():
+        opened = told.open(place.at(*roots))
+        if len(splits) == 1:
+            parts = opened
+            break
+        parts[split] = opened["all"] if "all" in opened else opened[split]
+        place = replace(
+            place, classes=place.classes or parts[split].classes, object_classes=place.object_classes or parts[split].object_classes
+        )
+    return Collection(place.path, told.name, parts)
 
 
-def find_splits(root: Path) -> dict[str, list[Path]]:
+def find_splits(root: Path) -> dict[str, tuple[Path, ...]]:
     """Folders and files of each split below ``root``, train first; {"all": [root]} where there is no split."""
     if root.is_file():
-        return {"all": [root]}
+        return {"all": (root,)}
     found: dict[str, list[Path]] = {}
     visible = [entry for entry in sorted(root.iterdir()) if not entry.name.startswith(".")]
     for entry in visible:
@@ -74,7 +83,7 @@ def find_splits(root: Path) -> dict[str, list[Path]]:
         if split:
             found.setdefault(split, []).append(entry)
     if "train" in found and len(found) > 1:
-        return {split: found[split] for split in ("train", "val", "test") if split in found}
+        return {split: tuple(found[split]) for split in ("train", "val", "test") if split in found}
     if (
         len(found.get("train", [])) == 1
         and found["train"][0].is_dir()
@@ -86,17 +95,20 @@ def find_splits(root: Path) -> dict[str, list[Path]]:
         inner = find_splits(folders[0])
         if "all" not in inner:
             return inner
-    return {"all": [root]}
+    return {"all": (root,)}
 
 
-def tell_format(roots: list[Path], path: str) -> str:
-    """Tells "folder", "parquet" or "tar": whatever most bytes are, of the first files below ``roots``.
+def tell_format(place: Place, format: str = "auto") -> Format:
+    """The format named; or of those that claim the place, the first; or whatever most bytes are, of the first files below it.
 
     Raises:
-        ValueError: there is none of them.
+        ValueError: there is none.
     """
+    for one in _ANNOTATED + _PLAIN:
+        if format == one.name or (format == "auto" and one in _ANNOTATED and one.claims(place)):
+            return one
     sizes: Counter[str] = Counter()
-    for root in roots:
+    for root in place.roots:
         if root.is_file():
             sizes[_kind(root.name)] += root.stat().st_size + 1
             continue
@@ -104,9 +116,10 @@ def tell_format(roots: list[Path], path: str) -> str:
             sizes[_kind(entry.name)] += entry.stat().st_size + 1
     sizes.pop("", None)
     if not sizes:
-        held = "is an empty folder" if roots[0].is_dir() and not any(roots[0].iterdir()) else "holds no picture"
-        raise ValueError(f"data.path {path} {held}; give a folder of pictures (.jpg, .png ...), .parquet tables or .tar shards")
-    return sizes.most_common(1)[0][0]
+        held = "is an empty folder" if place.root.is_dir() and not any(place.root.iterdir()) else "holds no picture"
+        raise ValueError(f"data.path {place.path} {held}; give a folder of pictures (.jpg, .png ...), .parquet tables or .tar shards")
+    most = sizes.most_common(1)[0][0]
+    return next(one for one in _PLAIN if one.name == most)
 
 
 def _kind(name: str) -> str:
@@ -124,26 +137,7 @@ def _split_of(entry: Path) -> str | None:
     return _SPLIT_NAMES.get(match.group(1)) if match and name.endswith((".parquet", ".tar")) else None
 
 
-def _open(
-    format: str, roots: list[Path], image_column: str | None, label_column: str | None, classes: list[str] | None, path: str
-) -> Source:
-    if format == "folder":
-        if len(roots) > 1:
-            raise ValueError(
-                f"data.path {path} holds several folders of one split ({', '.join(r.name for r in roots)}); join them into one"
-            )
-        return ImageFolder(roots[0], classes)
-    files = [file for root in roots for file in ([root] if root.is_file() else _files(root, format))]
-    if not files:
-        raise ValueError(f"data.path {path} holds no .{format} file; set data.format to another of {', '.join(FORMATS)}")
-    return Parquet(files, image_column, label_column) if format == "parquet" else TarShards(files)
-
-
-def _files(root: Path, suffix: str) -> list[Path]:
-    return [Path(entry.path) for entry in walk(root) if entry.name.lower().endswith(f".{suffix}")]
-
-
-def _hub_parts(parts: dict[str, Source]) -> dict[str, Source]:
+def _named_parts(parts: dict[str, Source]) -> dict[str, Source]:
     named = {_SPLIT_NAMES.get(name.lower(), ""): source for name, source in parts.items()}
     named.pop("", None)
     return named if "train" in named else {"all": next(iter(parts.values()))}

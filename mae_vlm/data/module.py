@@ -5,24 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from lightning import LightningDataModule
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mae_vlm.data.cache import PixelCache
-from mae_vlm.data.collection import FORMATS
-from mae_vlm.data.parts import Parts, open_files, open_scenes
-from mae_vlm.data.reader import Reader, one_thread
+from mae_vlm.data.checks import check_fit, check_options
+from mae_vlm.data.loading import loader
+from mae_vlm.data.parts import Ingredient, Parts, open_files, open_mixture, open_scenes
+from mae_vlm.data.problems import Problems
+from mae_vlm.data.reader import Reader
 from mae_vlm.data.sampler import Draw, Order
-from mae_vlm.data.sources.base import Source
+from mae_vlm.data.sources.base import Columns, Source
 from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, automatic_workers, typical_size
 from mae_vlm.data.transforms import Augment, Resize
 from mae_vlm.types import Batch, sides
 
 _SCENE_SIZE = (64, 64)
 _MOST_AT_ONCE = 256  # pictures of a validation batch, for each process
-_READ_AHEAD = 2**30  # bytes of batches waiting in shared memory, at most
 
 
 class Data(LightningDataModule):
@@ -35,22 +35,34 @@ class Data(LightningDataModule):
     Args:
         path: A folder or file of pictures, or hf://datasets/org/name[@revision]; without it, generated scenes.
         format: auto tells it from the content; or scenes, folder (pictures), parquet, tar (WebDataset shards), hub.
+        annotations: Annotation files to read, where a collection brings several; relative to the folder they lie in.
         val_path: Pictures to validate with; wins over the collection's own split, and that over val_fraction.
         val_fraction: Share of the pictures kept for validation, chosen by a hash of their names so that it stays as pictures are
             added; 0 for none. Automatic: 0.05, at most 10,000 pictures.
+        mixture: Several collections instead of one path, each with its weight.
         image_size: Pixels of the pictures the model sees: one side, or height and width. Automatic: the collection's own up to 96,
             else 224 (the command line chooses 96 on a CPU).
-        channels: 1 for grey, 3 for RGB. Automatic: 1 where all pictures are grey.
+        channels: 1 for grey, 3 for RGB, more for pictures of more bands. Automatic: 1 where all pictures are grey.
+        bits: 8 or 16 for each channel of a pixel. Automatic: 16 where the pictures have more than 8.
+        value_range: Lowest and highest value of a pixel in the files, where it is not the whole range of their type.
         batch_size: Pictures per optimizer step, over all processes and accumulated steps. Automatic: 256
             (the command line: 128 on a CPU, 1,024 on GPUs), fewer if the collection is small.
         num_workers: Loader processes for each training process; 0 loads in the training process. Automatic: one per core,
             at most 8 (the command line: half of the cores on a CPU, which also train).
+        order: How an epoch is shuffled: full, or blocks (shards, and within shards: for slow or remote disks). Automatic: full.
         crop_scale: Smallest and largest share of a picture's area that a training crop takes.
         flip: Probability that a training picture is mirrored left to right.
         mean: Mean of each channel, of pixels in [0, 1], for the normalisation on the device. Automatic: ImageNet's.
         std: Standard deviation of each channel, likewise.
         image_column: Column of a table that holds the pictures. Automatic: found by its type.
         label_column: Column of a table that holds the class numbers. Automatic: found by its type or name.
+        caption_column: Column that holds one or more captions, likewise.
+        question_column: Column that holds one or more questions, likewise.
+        answer_column: Column that holds their answers, likewise.
+        split_column: Column that tells train, val and test, likewise.
+        bad_annotations: drop leaves bad annotations (missing pictures, empty boxes, unknown classes) out and counts them; fail stops.
+        max_broken: Share of the pictures, and at least 10 of them, that may be unreadable before the run stops.
+        allow_changes: Resume although the collection has changed since the checkpoint.
         scenes: Generated scenes to train on.
         val_scenes: Generated scenes to validate with.
         seed: Decides order, crops, masks and the generated scenes. Automatic: seed_everything on the command line, else 0.
@@ -60,29 +72,44 @@ class Data(LightningDataModule):
         self,
         path: str | None = None,
         format: str = "auto",
+        annotations: str | list[str] | None = None,
         val_path: str | None = None,
         val_fraction: float | None = None,
+        mixture: list[Ingredient] | None = None,
         image_size: int | tuple[int, int] | None = None,
         channels: int | None = None,
+        bits: int | None = None,
+        value_range: tuple[float, float] | None = None,
         batch_size: int | None = None,
         num_workers: int | None = None,
+        order: str = "auto",
         crop_scale: tuple[float, float] = (0.2, 1.0),
         flip: float = 0.5,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         image_column: str | None = None,
         label_column: str | None = None,
+        caption_column: str | None = None,
+        question_column: str | None = None,
+        answer_column: str | None = None,
+        split_column: str | None = None,
+        bad_annotations: str = "drop",
+        max_broken: float = 0.001,
+        allow_changes: bool = False,
         scenes: int = 10_000,
         val_scenes: int = 1_000,
         seed: int | None = None,
     ) -> None:
         super().__init__()
-        self.path, self.format, self.val_path, self.val_fraction = path, format, val_path, val_fraction
-        self.image_size, self.channels, self.batch_size, self.num_workers = image_size, channels, batch_size, num_workers
+        self.path, self.format, self.annotations, self.val_path, self.val_fraction = path, format, annotations, val_path, val_fraction
+        self.mixture = mixture or []
+        self.image_size, self.channels, self.bits, self.value_range = image_size, channels, bits, value_range
+        self.batch_size, self.num_workers, self.order = batch_size, num_workers, order
         self.crop_scale, self.flip, self.mean, self.std = crop_scale, flip, mean, std
-        self.image_column, self.label_column = image_column, label_column
+        self.columns = Columns(image_column, label_column, caption_column, question_column, answer_column, split_column)
+        self.bad_annotations, self.max_broken, self.allow_changes = bad_annotations, max_broken, allow_changes
         self.scenes, self.val_scenes, self.seed = scenes, val_scenes, seed or 0
-        self._check_options()
+        check_options(self)
         self._parts: Parts | None = None
         self._summary: Summary | None = None
         self._order: Order | None = None
@@ -132,11 +159,15 @@ class Data(LightningDataModule):
 
     def _found(self) -> Parts:
         if self._parts is None:
-            if self.path is None or self.format == "scenes":
+            problems = Problems(self.bad_annotations)
+            if self.mixture:
+                self._parts = open_mixture(self.mixture, self.columns, problems)
+            elif self.path is None:
                 size = _SCENE_SIZE if self.image_size is None else sides(self.image_size)
                 self._parts = open_scenes(self.scenes, self.val_scenes, size, self.seed)
             else:
-                self._parts = open_files(self.path, self.format, self.image_column, self.label_column, self.val_path, self.val_fraction)
+                one = Ingredient(self.path, 1.0, self.format, self.annotations, self.val_path, self.val_fraction)
+                self._parts = open_files(one, self.columns, problems)
         return self._parts
 
     # --- loaders ---------------------------------------------------------------------------------------------------------
@@ -144,7 +175,7 @@ class Data(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Opens the collection and checks that the options fit it; called by Lightning on every process."""
         self._opened()
-        self._check_fit()
+        check_fit(self, self.channels or self.inspect().channels)
         if stage in (None, "fit"):
             self._order = self._train_order()
 
@@ -211,69 +242,13 @@ class Data(LightningDataModule):
         shape = (self.channels or summary.channels, summary.height, summary.width)
         cache = PixelCache(len(source), shape) if PixelCache.fits(len(source), shape) else None
         reader = Reader(source, transform, self.seed, shape[0], cache)
-        # batch_size None: an item of the sampler is a whole batch, and Lightning finds set_epoch on loader.sampler
-        return DataLoader(
-            reader,
-            batch_size=None,
-            sampler=order,
-            num_workers=workers,
-            collate_fn=_as_it_is,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=workers > 0,
-            worker_init_fn=one_thread,
-            prefetch_factor=self._batches_ahead(workers, order) if workers else None,
-        )
-
-    def _batches_ahead(self, workers: int, order: Order) -> int:
-        """Batches that each worker prepares ahead: up to 4, fewer where they are large."""
-        height, width = self.size
-        size = order.batch_size // (order.world * order.accumulation) * height * width * (self.channels or self.inspect().channels)
-        return max(1, min(4, _READ_AHEAD // (workers * size)))
+        return loader(reader, order, workers, shape[0] * self.size[0] * self.size[1])
 
     def _processes(self) -> tuple[int, int, int]:
         """(processes, this one's rank, accumulated steps) of the trainer; (1, 0, 1) without one."""
         if self.trainer is None:
             return 1, 0, 1
         return self.trainer.world_size, self.trainer.global_rank, self.trainer.accumulate_grad_batches
-
-    # --- checks ----------------------------------------------------------------------------------------------------------
-
-    def _check_options(self) -> None:
-        """Everything that is wrong whatever the collection holds."""
-        if self.format not in FORMATS:
-            raise ValueError(f"data.format {self.format} is unknown; use one of {', '.join(FORMATS)}")
-        if self.format not in ("auto", "scenes") and self.path is None:
-            raise ValueError(f"data.format {self.format} needs pictures; set data.path")
-        if self.format == "scenes" and self.path is not None:
-            raise ValueError(f"data.format scenes would ignore data.path {self.path}; set data.format to auto")
-        if self.image_size is not None and min(sides(self.image_size)) < 1:
-            raise ValueError(f"data.image_size {self.image_size} must be positive: one side, or height and width in pixels")
-        if self.channels not in (None, 1, 3):
-            raise ValueError(f"data.channels {self.channels} is not possible yet; use 1 (grey) or 3 (RGB)")
-        if self.val_fraction is not None and not 0 <= self.val_fraction < 1:
-            raise ValueError(f"data.val_fraction {self.val_fraction} must be at least 0 and less than 1, as 0.05")
-        for option in ("batch_size", "scenes"):
-            value = getattr(self, option)
-            if value is not None and value < 1:
-                raise ValueError(f"data.{option} {value} must be at least 1")
-        for option in ("num_workers", "val_scenes"):
-            value = getattr(self, option)
-            if value is not None and value < 0:
-                raise ValueError(f"data.{option} {value} must be at least 0")
-        Augment((8, 8), self.crop_scale, flip=self.flip)  # checks both
-
-    def _check_fit(self) -> None:
-        """What only shows once the collection is open."""
-        channels = self.channels or self.inspect().channels
-        for option, values in (("mean", self.mean), ("std", self.std)):
-            if values is not None and len(values) != channels:
-                raise ValueError(f"data.{option} {values} has {len(values)} numbers for {channels} channels; give one for each")
-        if self.std is not None and min(self.std) <= 0:
-            raise ValueError(f"data.std {self.std} must be positive, of pixels in [0, 1]")
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
 
 
 __all__ = ["Data", "Draw", "Order", "Summary"]

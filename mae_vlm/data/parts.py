@@ -2,23 +2,54 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from mae_vlm.data.collection import open_collection
-from mae_vlm.data.sources.base import Joined, Source
+from mae_vlm.data.problems import Problems
+from mae_vlm.data.sources.base import Columns, Joined, Place, Source
 from mae_vlm.data.sources.scenes import Scenes
 from mae_vlm.data.split import automatic_fraction, split_by_name
 
 _OTHER_SCENES = 1_000_003  # added to the seed: validation scenes are never training scenes
 
 
+@dataclass
+class Ingredient:
+    """One collection of a mixture.
+
+    Args:
+        path: a folder, file or hub name, as ``data.path``.
+        weight: its share of the pictures trained on, beside the weights of the others.
+        format: as ``data.format``.
+        annotations: as ``data.annotations``.
+        val_path: as ``data.val_path``.
+        val_fraction: as ``data.val_fraction``.
+    """
+
+    path: str
+    weight: float = 1.0
+    format: str = "auto"
+    annotations: str | list[str] | None = None
+    val_path: str | None = None
+    val_fraction: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise ValueError(f"data.mixture: weight {self.weight} of {self.path} must be positive; leave the collection out instead")
+
+
 @dataclass(frozen=True)
 class Parts:
-    """Sources by part ("train", "all" for predict, and "val" and "test" where there are any), their format, and the split in words."""
+    """Sources by part ("train", "all" for predict, and "val" and "test" where there are any), their format, and the split in words.
+
+    ``weights`` are those of a mixture, whose sources are ``Joined``; ``problems`` what was wrong with the annotations.
+    """
 
     sources: dict[str, Source]
     format: str
     split: str
+    problems: Problems = field(default_factory=Problems)
+    weights: tuple[float, ...] = ()
 
 
 def open_scenes(train: int, val: int, size: tuple[int, int], seed: int) -> Parts:
@@ -30,29 +61,47 @@ def open_scenes(train: int, val: int, size: tuple[int, int], seed: int) -> Parts
     return Parts(sources, "scenes", f"{val} other scenes")
 
 
-def open_files(
-    path: str, format: str, image_column: str | None, label_column: str | None, val_path: str | None, val_fraction: float | None
-) -> Parts:
-    """The collection at ``path``: ``val_path`` wins over its own split, and that over ``val_fraction``.
+def open_files(what: Ingredient, columns: Columns, problems: Problems) -> Parts:
+    """The collection at ``what.path``: ``val_path`` wins over its own split, and that over ``val_fraction``.
 
     Raises:
         ValueError: the path does not exist or holds no picture, or an option does not fit it.
     """
-    found = open_collection(path, format, image_column, label_column)
+    named = [what.annotations] if isinstance(what.annotations, str) else what.annotations or []
+    place = Place(what.path, (), columns, tuple(named), problems=problems)
+    found = open_collection(place, what.format)
+    problems.settle()
     parts = dict(found.parts)
     whole = parts["all"] if "all" in parts else Joined(list(parts.values()))
     train = parts.pop("all", None) or parts["train"]
-    if val_path is not None:
-        other = open_collection(val_path, format, image_column, label_column, train.classes)
+    if what.val_path is not None:
+        other = open_collection(replace(place, path=what.val_path, classes=train.classes, object_classes=train.object_classes), what.format)
         parts["val"] = next(other.parts[name] for name in ("val", "all", "test", "train") if name in other.parts)
-        split = f"val_path {val_path}"
+        split = f"val_path {what.val_path}"
     elif "val" in parts or "test" in parts:
         split = "the collection's own " + ("val" if "val" in parts else "test") + " part"
         parts.setdefault("val", parts.get("test", train))
-    elif val_fraction != 0:
-        fraction = automatic_fraction(len(train)) if val_fraction is None else val_fraction
+    elif what.val_fraction != 0:
+        fraction = automatic_fraction(len(train)) if what.val_fraction is None else what.val_fraction
         train, parts["val"] = split_by_name(train, fraction)
         split = f"{fraction:.3g} of the pictures, by a hash of their names"
     else:
         split = "none: val_fraction is 0"
-    return Parts({**parts, "train": train, "all": whole}, found.format, split)
+    return Parts({**parts, "train": train, "all": whole}, found.format, split, problems)
+
+
+def open_mixture(what: list[Ingredient], columns: Columns, problems: Problems) -> Parts:
+    """Several collections as one: each part joins those of all, class numbers go by name.
+
+    Raises:
+        ValueError: as ``open_files``, for the first that fails.
+    """
+    opened = [open_files(one, columns, problems) for one in what]
+    sources: dict[str, Source] = {}
+    for part in ("train", "val", "test", "all"):
+        held = [one.sources[part] for one in opened if part in one.sources]
+        if held:
+            sources[part] = Joined(held)
+    split = "; ".join(f"{one.path}: {parts.split}" for one, parts in zip(what, opened, strict=True))
+    formats = "+".join(dict.fromkeys(parts.format for parts in opened))
+    return Parts(sources, formats, split, problems, tuple(one.weight for one in what))

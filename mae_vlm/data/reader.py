@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -78,7 +79,8 @@ class Reader(Dataset[Batch]):
     def _pixels(self, sample: Sample) -> Tensor:
         if isinstance(sample.image, Tensor):
             return to_channels(sample.image, self.channels)
-        return decode(sample.image, self.channels, sample.id)
+        data = sample.image.read_bytes() if isinstance(sample.image, Path) else sample.image
+        return decode(data, self.channels, sample.id)
 
     def _note(self, index: int, error: Exception) -> None:
         self._broken[index] = f"{error}"

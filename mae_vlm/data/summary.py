@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 
 from torch import Tensor
@@ -69,7 +70,8 @@ def _header_of(source: Source, index: int) -> Header:
     if isinstance(sample.image, Tensor):
         channels, height, width = sample.image.shape
         return Header(height, width, channels, "pixels")
-    return header(sample.image, sample.id)
+    data = sample.image.read_bytes() if isinstance(sample.image, Path) else sample.image
+    return header(data, sample.id)
 
 
 def automatic_size(height: int, width: int, usual: int = _USUAL) -> tuple[int, int]:

@@ -4,10 +4,11 @@ import pytest
 from pictures_on_disk import SHARED, picture, write_folder, write_parquet, write_tar
 
 from mae_vlm.data.collection import open_collection
+from mae_vlm.data.sources.base import Place
 
 
 def lengths(path, **options):
-    found = open_collection(str(path), **options)
+    found = open_collection(Place(str(path)), **options)
     return found.format, {name: len(part) for name, part in found.parts.items()}
 
 
@@ -52,18 +53,18 @@ def test_tar_shards_of_several_parts(tmp_path):
 
 def test_class_folders_are_no_split(tmp_path):
     write_folder(tmp_path, ["cat/a.png", "dog/b.png", "test/c.png"])
-    found = open_collection(str(tmp_path))
+    found = open_collection(Place(str(tmp_path)))
     assert found.parts["all"].classes == ["cat", "dog", "test"]
 
 
 def test_a_lone_train_folder_is_the_collection(tmp_path):
     write_folder(tmp_path, ["train/cat/a.png", "train/dog/b.png"])
-    assert open_collection(str(tmp_path)).parts["all"].classes == ["cat", "dog"]
+    assert open_collection(Place(str(tmp_path))).parts["all"].classes == ["cat", "dog"]
 
 
 def test_labels_of_all_parts_follow_the_training_classes(tmp_path):
     write_folder(tmp_path, ["train/cat/a.png", "train/dog/b.png", "val/dog/c.png"])
-    parts = open_collection(str(tmp_path)).parts
+    parts = open_collection(Place(str(tmp_path))).parts
     assert parts["val"][0].label == 1 and parts["val"].classes == ["cat", "dog"]
 
 
@@ -80,21 +81,21 @@ def test_a_path_without_pictures_is_refused_in_one_line(tmp_path, name, message)
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "a.txt").write_text("hello")
     with pytest.raises(ValueError, match=message) as caught:
-        open_collection(str(tmp_path / name))
+        open_collection(Place(str(tmp_path / name)))
     assert "\n" not in str(caught.value)
 
 
 def test_a_path_like_a_hub_name_gets_the_hint_and_does_not_go_to_the_network():
     with pytest.raises(ValueError, match=r"uoft-cs/cifar10 does not exist.*write hf://datasets/uoft-cs/cifar10$"):
-        open_collection("uoft-cs/cifar10")
+        open_collection(Place("uoft-cs/cifar10"))
 
 
 def test_an_unknown_format_and_a_format_that_is_not_there_are_refused(tmp_path):
     write_folder(tmp_path, ["a.png"])
-    with pytest.raises(ValueError, match=r"data\.format zip is unknown; use one of auto, scenes, folder"):
-        open_collection(str(tmp_path), "zip")
+    with pytest.raises(ValueError, match=r"data\.format zip is unknown; use one of auto, scenes, hub, folder"):
+        open_collection(Place(str(tmp_path)), "zip")
     with pytest.raises(ValueError, match=r"holds no \.tar file; set data\.format"):
-        open_collection(str(tmp_path), "tar")
+        open_collection(Place(str(tmp_path)), "tar")
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data sets are not beside this checkout")

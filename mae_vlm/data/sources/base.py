@@ -1,26 +1,40 @@
-"""What every source of pictures promises, and two sources made of others: a part of one and several in a row."""
+"""What every source of pictures promises, how a format says what it opens, and two sources made of others."""
 
 from __future__ import annotations
 
 import bisect
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
+from mae_vlm.data.problems import Problems
+from mae_vlm.data.sources.files import walk
 from mae_vlm.types import Sample
 
 
 class Source(ABC):
     """A numbered collection of pictures: the same number gives the same sample in every process.
 
-    A source is picklable and cheap to build; it opens files when first asked for a sample, in the process that asks.
-    ``classes`` names the labels, in label order, where the collection has labels.
+    A source is picklable and cheap to build; it opens files when first asked for a sample, in the process that asks. What it keeps of a
+    million samples stands in numpy or Arrow arrays: Python objects would be copied into every forked worker, page by page.
+
+    Attributes:
+        classes: names of the labels, in label order, where samples have labels.
+        object_classes: names of ``Sample.classes`` and of ``Sample.semantic``, where samples have them.
+        block_ends: int64, where each block of samples that are cheap to read together ends (a shard, a row group); None where any order
+            costs the same.
     """
 
     classes: list[str] | None = None
+    object_classes: list[str] | None = None
+    block_ends: NDArray[np.int64] | None = None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -38,12 +52,94 @@ class Source(ABC):
     def name(self, index: int) -> str:
         """A name that stays when pictures are added, told without decoding; it is the sample's ``id``."""
 
+    def names(self) -> Any:
+        """All names at once: an Arrow array of ``large_binary`` (file names are bytes, not always UTF-8)."""
+        return pa.array((self.name(index).encode("utf-8", "surrogateescape") for index in range(len(self))), pa.large_binary())
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns (of tables) or keys (of JSON lines) that the user named; None where they are to be found by type or usual name."""
+
+    image: str | None = None
+    label: str | None = None
+    caption: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one part of a collection lies, and all that the user said about reading it.
+
+    Attributes:
+        path: the path as the user wrote it, for messages.
+        roots: its folders or files, at least one.
+        annotations: annotation files that the user named: absolute, or relative to the root; empty: the format finds its own.
+        classes: label order given by another part of the same collection; a label outside it is a problem.
+        object_classes: likewise for ``Sample.classes``.
+        problems: where bad annotations are told.
+    """
+
+    path: str
+    roots: tuple[Path, ...] = ()
+    columns: Columns = field(default_factory=Columns)
+    annotations: tuple[str, ...] = ()
+    classes: list[str] | None = None
+    object_classes: list[str] | None = None
+    problems: Problems = field(default_factory=Problems)
+
+    @property
+    def root(self) -> Path:
+        return self.roots[0]
+
+    def files(self, suffix: str) -> list[Path]:
+        """The roots that are files, and the files below the others that end in ``.suffix``, sorted within each root.
+
+        Raises:
+            ValueError: there is none.
+        """
+        found = [file for root in self.roots for file in ([root] if root.is_file() else _below(root, suffix))]
+        if not found:
+            raise ValueError(f"data.path {self.path} holds no .{suffix} file; give another path, or set data.format auto")
+        return found
+
+    def at(self, *roots: Path) -> Place:
+        """The same, elsewhere."""
+        return replace(self, roots=roots)
+
+
+def _below(root: Path, suffix: str) -> list[Path]:
+    return [Path(entry.path) for entry in walk(root) if entry.name.lower().endswith(f".{suffix}")]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way in which collections are written down. Each source's file holds one as ``FORMAT``; ``collection.py`` lists the files.
+
+    Attributes:
+        name: what ``data.format`` calls it.
+        claims: whether the place is certainly written so, told by its content, cheaply; never an exception. A folder's own split
+            (``train`` and ``val`` inside) has been tried apart: the place is one part, or a whole with the format's own split.
+        open: the sources by part: {"all": source}, or "train" and "val" or "test" where the format brings its own split.
+            ValueError in one line: what was given, what is allowed, what to do.
+    """
+
+    name: str
+    claims: Callable[[Place], bool]
+    open: Callable[[Place], dict[str, Source]]
+
 
 class Part(Source):
     """The pictures of ``whole`` whose indices are listed, in that order."""
 
     def __init__(self, whole: Source, indices: NDArray[np.int64]) -> None:
-        self.whole, self.indices, self.classes = whole, indices, whole.classes
+        self.whole, self.indices = whole, indices
+        self.classes, self.object_classes = whole.classes, whole.object_classes
+        if whole.block_ends is not None:  # indices rise: a block's samples stay together
+            ends = np.searchsorted(indices, whole.block_ends)
+            self.block_ends = np.unique(ends[ends > 0]).astype(np.int64)
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -54,26 +150,51 @@ class Part(Source):
     def name(self, index: int) -> str:
         return self.whole.name(int(self.indices[index]))
 
+    def names(self) -> Any:
+        return self.whole.names().take(pa.array(self.indices))
+
 
 class Joined(Source):
-    """All pictures of several sources, one source after the other."""
+    """All pictures of several sources, one source after the other; class numbers go by the names of the classes."""
 
     def __init__(self, parts: Sequence[Source]) -> None:
         self.parts = list(parts)
-        self.classes = self.parts[0].classes
+        self.classes, self._labels = _union([part.classes for part in self.parts])
+        self.object_classes, self._objects = _union([part.object_classes for part in self.parts])
         self._ends = list(accumulate(len(part) for part in self.parts))
+        if any(part.block_ends is not None for part in self.parts):
+            starts = [0, *self._ends]
+            own = [part.block_ends if part.block_ends is not None else np.array([len(part)]) for part in self.parts]
+            self.block_ends = np.concatenate([ends + start for ends, start in zip(own, starts, strict=False)]).astype(np.int64)
 
     def __len__(self) -> int:
         return self._ends[-1]
 
     def __getitem__(self, index: int) -> Sample:
         part, inner = self._locate(index)
-        return part[inner]
+        sample = self.parts[part][inner]
+        labels, objects = self._labels[part], self._objects[part]
+        if labels is not None and sample.label is not None:
+            sample.label = int(labels[sample.label])
+        if objects is not None and sample.classes is not None:
+            sample.classes = sample.classes.new_tensor(objects)[sample.classes]
+        return sample
 
     def name(self, index: int) -> str:
         part, inner = self._locate(index)
-        return part.name(inner)
+        return self.parts[part].name(inner)
 
-    def _locate(self, index: int) -> tuple[Source, int]:
+    def names(self) -> Any:
+        return pa.concat_arrays([part.names() for part in self.parts])
+
+    def _locate(self, index: int) -> tuple[int, int]:
         which = bisect.bisect_right(self._ends, index)
-        return self.parts[which], index - (self._ends[which - 1] if which else 0)
+        return which, index - (self._ends[which - 1] if which else 0)
+
+
+def _union(lists: list[list[str] | None]) -> tuple[list[str] | None, list[list[int] | None]]:
+    """All class names in order of first appearance, and for each list where its numbers go (None: they stay)."""
+    known = [names for names in lists if names is not None]
+    union = list(dict.fromkeys(name for names in known for name in names))
+    moves = [None if names is None or names == union[: len(names)] else [union.index(name) for name in names] for names in lists]
+    return union or None, moves

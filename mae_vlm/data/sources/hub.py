@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mae_vlm.data.sources.base import Source
+from mae_vlm.data.sources.base import Columns, Source
 from mae_vlm.types import Sample
 
 PREFIX = "hf://datasets/"
@@ -52,7 +52,7 @@ class HubSplit(Source):
         return Sample(self.name(index), data, None if label is None or label < 0 else int(label))
 
 
-def open_hub(path: str, image_column: str | None = None, label_column: str | None = None) -> dict[str, Source]:
+def open_hub(path: str, columns: Columns) -> dict[str, Source]:
     """The splits of ``hf://datasets/org/name[@revision]`` by name, downloaded through ``datasets`` and its cache.
 
     Raises:
@@ -68,4 +68,4 @@ def open_hub(path: str, image_column: str | None = None, label_column: str | Non
     except Exception as error:  # the hub client raises many kinds; the user needs its first line
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"the hub did not give {path}: {reason}; check the name, the network and your login (hf auth login)") from None
-    return {split: HubSplit(table, f"{name}/{split}", image_column, label_column) for split, table in splits.items()}
+    return {split: HubSplit(table, f"{name}/{split}", columns.image, columns.label) for split, table in splits.items()}

@@ -3,39 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mae_vlm.data.sources.base import Source
+from mae_vlm.data.sources.base import Format, Place, Source
+from mae_vlm.data.sources.files import EXTENSIONS, is_picture, walk
 from mae_vlm.types import Sample
 
-EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".avif", ".jp2")
 PICTURE_FOLDERS = ("images", "jpegimages")  # beside masks and annotations: only this one holds pictures to learn from
-
-
-def is_picture(name: str) -> bool:
-    """Whether a file name ends like a picture's; hidden files do not count."""
-    return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
-
-
-def walk(root: Path) -> Iterator[os.DirEntry[str]]:
-    """All files below ``root`` in sorted order, without hidden ones; links are followed, each folder is visited once."""
-    visited: set[tuple[int, int]] = set()
-    waiting = [os.fspath(root)]
-    while waiting:
-        folder = waiting.pop()
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in visited:  # a link to a folder above or beside: no loop, no picture twice
-            continue
-        visited.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as listing:
-            entries = sorted((entry for entry in listing if not entry.name.startswith(".")), key=lambda entry: entry.name)
-        yield from (entry for entry in entries if entry.is_file())
-        waiting.extend(entry.path for entry in reversed(entries) if entry.is_dir())
 
 
 class ImageFolder(Source):
@@ -85,3 +63,13 @@ def _classes(names: list[str], classes: list[str] | None) -> tuple[list[str] | N
             return None, None
     numbers = {folder: number for number, folder in enumerate(classes)}
     return classes, np.fromiter((numbers.get(folder, -1) for folder in folders), dtype=np.int32, count=len(folders))
+
+
+def _open(place: Place) -> dict[str, Source]:
+    if len(place.roots) > 1:
+        names = ", ".join(root.name for root in place.roots)
+        raise ValueError(f"data.path {place.path} holds several folders of one split ({names}); join them into one")
+    return {"all": ImageFolder(place.root, place.classes)}
+
+
+FORMAT = Format("folder", lambda place: False, _open)

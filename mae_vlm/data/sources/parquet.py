@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mae_vlm.data.sources.base import Source
+from mae_vlm.data.sources.base import Format, Place, Source
 from mae_vlm.types import Sample
 
 WHOLE_BYTES = 1 << 30  # tables up to this size stay in memory once read; of larger ones a few row groups
@@ -176,3 +176,10 @@ def _label_column(schema: Any, wanted: str | None, file: Path) -> tuple[str | No
 def _require(schema: Any, column: str, option: str, file: Path) -> None:
     if column not in schema.names:
         raise ValueError(f"data.{option} {column} is not a column of {file}; its columns are {', '.join(schema.names)}")
+
+
+def _open(place: Place) -> dict[str, Source]:
+    return {"all": Parquet(place.files("parquet"), place.columns.image, place.columns.label)}
+
+
+FORMAT = Format("parquet", lambda place: False, _open)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mae_vlm.data.sources.scene_drawing import COLOURS, Figure
+from mae_vlm.types import Question
 
 _GROUND_WORDS = {
     "gradient": "a smooth",
@@ -46,8 +47,8 @@ def captions(figures: list[Figure], ground: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def questions(figures: list[Figure], number: float) -> tuple[tuple[str, str], ...]:
-    """Two to four pairs (question, answer); ``number`` in [0, 1) chooses what is asked."""
+def questions(figures: list[Figure], number: float) -> tuple[Question, ...]:
+    """Two to four questions with one answer each; ``number`` in [0, 1) chooses what is asked."""
     chosen = figures[int(number * len(figures))]
     asked = [
         ("how many shapes are there?", _COUNTS[len(figures)]),
@@ -65,4 +66,4 @@ def questions(figures: list[Figure], number: float) -> tuple[tuple[str, str], ..
         names = list(COLOURS)
         other_colour = names[int(number * len(names))]
         asked.append((f"is the {chosen.shape} {other_colour}?", "yes" if other_colour == chosen.colour else "no"))
-    return tuple(asked)
+    return tuple(Question(text, (answer,)) for text, answer in asked)

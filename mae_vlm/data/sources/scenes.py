@@ -31,6 +31,7 @@ class Scenes(Source):
     """
 
     classes: list[str] | None
+    object_classes: list[str] | None
 
     def __init__(self, count: int, image_size: tuple[int, int] = (64, 64), seed: int = 0) -> None:
         if count < 1:
@@ -38,7 +39,7 @@ class Scenes(Source):
         if min(image_size) < 32:
             raise ValueError(f"image_size {image_size} is too small for generated scenes; use sides of at least 32 pixels")
         self.count, self.image_size, self.seed = count, image_size, seed
-        self.classes = list(SHAPES)
+        self.classes = self.object_classes = list(SHAPES)
 
     def __len__(self) -> int:
         return self.count

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mae_vlm.data.sources.base import Source
-from mae_vlm.data.sources.image_folder import is_picture
+from mae_vlm.data.sources.base import Format, Place, Source
+from mae_vlm.data.sources.files import is_picture
 from mae_vlm.types import Sample
 
 
@@ -109,3 +109,10 @@ def _refuse(member: tarfile.TarInfo, file: Path) -> None:
     else:
         return
     raise ValueError(f"{file}: member {member.name} is {kind}, which is refused; write the shard again without it")
+
+
+def _open(place: Place) -> dict[str, Source]:
+    return {"all": TarShards(place.files("tar"))}
+
+
+FORMAT = Format("tar", lambda place: False, _open)

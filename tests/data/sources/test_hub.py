@@ -4,6 +4,7 @@ import datasets
 import pytest
 from pictures_on_disk import picture
 
+from mae_vlm.data.sources.base import Columns
 from mae_vlm.data.sources.hub import HubSplit, open_hub
 
 
@@ -35,10 +36,10 @@ def test_name_and_revision_reach_the_hub_and_its_refusal_the_user(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(ValueError, match=r"the hub did not give hf://datasets/org/name@v1: no route; check"):
-        open_hub("hf://datasets/org/name@v1")
+        open_hub("hf://datasets/org/name@v1", Columns())
     assert asked == [("org/name", "v1")]
 
 
 def test_other_names_never_reach_the_hub():
     with pytest.raises(ValueError, match=r"write hf://datasets/org/name"):
-        open_hub("org/name")
+        open_hub("org/name", Columns())

@@ -69,10 +69,10 @@ def test_relations_are_true():
 def test_questions_have_true_answers():
     for index in range(60):
         scene = Scenes(60)[index]
-        asked = dict(scene.questions)
+        asked = {question.text: question.answers[0] for question in scene.questions}
         assert 2 <= len(scene.questions) <= 4
         assert asked["how many shapes are there?"] == ("no", "one", "two", "three", "four")[len(scene.classes)]
-        (shape,) = [(question, answer) for question, answer in scene.questions if question.startswith("what shape is ")]
+        (shape,) = [(q.text, q.answers[0]) for q in scene.questions if q.text.startswith("what shape is ")]
         assert f"{shape[0][14:-1]} {shape[1]}" in scene.captions[0]
 
 

@@ -1,0 +1,65 @@
+"""What can be wrong with the options of ``data``, told before anything is read or built."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mae_vlm.data.collection import FORMATS
+from mae_vlm.data.problems import RULES
+from mae_vlm.data.transforms import Augment
+from mae_vlm.types import sides
+
+if TYPE_CHECKING:
+    from mae_vlm.data.module import Data
+
+ORDERS = ("auto", "full", "blocks")
+
+
+def check_options(data: Data) -> None:
+    """Everything that is wrong whatever the collection holds.
+
+    Raises:
+        ValueError: in one line: the option, what was given, what is allowed.
+    """
+    if data.format not in FORMATS:
+        raise ValueError(f"data.format {data.format} is unknown; use one of {', '.join(FORMATS)}")
+    if data.path is not None and data.mixture:
+        raise ValueError(f"data.path {data.path} and data.mixture are both set; put the path into the mixture, or leave one of them out")
+    if data.format not in ("auto", "scenes") and data.path is None:
+        raise ValueError(f"data.format {data.format} needs pictures; set data.path")
+    if data.format == "scenes" and data.path is not None:
+        raise ValueError(f"data.format scenes would ignore data.path {data.path}; set data.format to auto")
+    if data.image_size is not None and min(sides(data.image_size)) < 1:
+        raise ValueError(f"data.image_size {data.image_size} must be positive: one side, or height and width in pixels")
+    if data.channels is not None and data.channels < 1:
+        raise ValueError(f"data.channels {data.channels} must be at least 1: 1 for grey, 3 for RGB, more for pictures of more bands")
+    if data.bits not in (None, 8, 16):
+        raise ValueError(f"data.bits {data.bits} is not possible; use 8 or 16")
+    if data.value_range is not None and not data.value_range[0] < data.value_range[1]:
+        raise ValueError(f"data.value_range {list(data.value_range)} must be the lowest and the highest value, as [0, 10000]")
+    if data.order not in ORDERS:
+        raise ValueError(f"data.order {data.order} is unknown; use one of {', '.join(ORDERS)}")
+    if data.bad_annotations not in RULES:
+        raise ValueError(f"data.bad_annotations {data.bad_annotations} is unknown; use one of {', '.join(RULES)}")
+    if not 0 <= data.max_broken <= 1:
+        raise ValueError(f"data.max_broken {data.max_broken} must be a share of the pictures from 0 to 1, as 0.001")
+    if data.val_fraction is not None and not 0 <= data.val_fraction < 1:
+        raise ValueError(f"data.val_fraction {data.val_fraction} must be at least 0 and less than 1, as 0.05")
+    for option in ("batch_size", "scenes"):
+        value = getattr(data, option)
+        if value is not None and value < 1:
+            raise ValueError(f"data.{option} {value} must be at least 1")
+    for option in ("num_workers", "val_scenes"):
+        value = getattr(data, option)
+        if value is not None and value < 0:
+            raise ValueError(f"data.{option} {value} must be at least 0")
+    Augment((8, 8), data.crop_scale, flip=data.flip)  # checks both
+
+
+def check_fit(data: Data, channels: int) -> None:
+    """What only shows once the collection is open."""
+    for option, values in (("mean", data.mean), ("std", data.std)):
+        if values is not None and len(values) != channels:
+            raise ValueError(f"data.{option} {values} has {len(values)} numbers for {channels} channels; give one for each")
+    if data.std is not None and min(data.std) <= 0:
+        raise ValueError(f"data.std {data.std} must be positive, of pixels in [0, 1]")
