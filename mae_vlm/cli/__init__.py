@@ -13,8 +13,17 @@ TRAINING = {
     "predict": "features of every picture as parquet: --ckpt_path RUN --data.path FOLDER --out OUT",
 }
 COMMANDS = {
+    "doctor": "is the loader or the model the bottleneck: doctor --config X",
     "convert": "write a run's encoder in another format: convert RUN --to timm --out DIR",
 }
+
+DOCTOR = """usage: python -m mae_vlm doctor [options of fit]
+
+Runs some steps of what `fit` with the same options would run, for about half a minute, and says whether its loader or its model
+is the bottleneck, with the one setting to change, and whether /dev/shm is large enough. It measures one process and writes nothing.
+
+  python -m mae_vlm doctor --config X
+  python -m mae_vlm doctor --data.path MY_PHOTOS --data.num_workers 8"""
 
 USAGE = """usage: python -m mae_vlm VERB [options]      (python -m mae_vlm VERB --help tells its options)
 
@@ -42,6 +51,8 @@ def main(arguments: list[str]) -> int:
         from mae_vlm.cli.training import run
 
         return run(verb, arguments[1:])
+    if verb == "doctor":
+        return _doctor(arguments[1:])
     if verb in COMMANDS:
         command = import_module(f"mae_vlm.commands.{verb}")
         code: int = command.main(arguments[1:])
@@ -50,3 +61,12 @@ def main(arguments: list[str]) -> int:
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join([*TRAINING, *COMMANDS])}"
     print(f"mae_vlm: error: no verb {verb!r}; {hint}", file=sys.stderr)
     return 2
+
+
+def _doctor(arguments: list[str]) -> int:
+    if "-h" in arguments or "--help" in arguments:
+        print(DOCTOR)
+        return 0
+    from mae_vlm.cli.doctor import run
+
+    return run(arguments)

@@ -21,7 +21,7 @@ def ask(words, tmp_path):
     return in_new_process(cwd=tmp_path, launcher=("-c", ASK.format(words=words)))
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], [], ["help"], ["convert", "--help"], ["--version"]], ids=str)
+@pytest.mark.parametrize("words", [["--help"], ["-h"], [], ["help"], ["convert", "--help"], ["doctor", "--help"], ["--version"]], ids=str)
 def test_help_imports_nothing_heavy(words, tmp_path):
     answer = ask(words, tmp_path)
     assert answer.returncode == 0, answer.stderr
@@ -30,7 +30,7 @@ def test_help_imports_nothing_heavy(words, tmp_path):
 
 def test_help_names_every_verb_and_the_first_steps(tmp_path):
     answer = ask(["--help"], tmp_path).stdout
-    assert all(f"\n  {verb} " in answer for verb in ("fit", "validate", "test", "predict", "convert"))
+    assert all(f"\n  {verb} " in answer for verb in ("fit", "validate", "test", "predict", "convert", "doctor"))
     assert "python -m mae_vlm fit --data.path MY_PHOTOS" in answer
 
 
@@ -43,7 +43,7 @@ def test_misspelt_verb_is_answered_with_the_right_one(verb, meant, tmp_path):
 
 
 def test_a_verb_like_nothing_is_answered_with_the_list(complaint):
-    assert complaint("xyzzy", code=2) == "no verb 'xyzzy'; there are fit, validate, test, predict, convert"
+    assert complaint("xyzzy", code=2) == "no verb 'xyzzy'; there are fit, validate, test, predict, doctor, convert"
 
 
 def test_fit_help_lists_the_options_of_data_trainer_and_run(capsys):
