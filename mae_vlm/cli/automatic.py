@@ -79,6 +79,11 @@ def _data(c: Chooser) -> None:
             c.fill(f"data.{name}", partial(_told, told, f"as the encoder's {name}"))
     c.fill("data.image_size", lambda: _image_size(seen, c.machine))
     c.fill("data.channels", lambda: (seen.channels, "of the first pictures"))
+    if seen.bits != 8:
+        c.fill("data.bits", lambda: (seen.bits, "most pictures have more than 8"))
+    if seen.moments is not None:
+        for name, values in zip(("mean", "std"), seen.moments, strict=True):
+            c.fill(f"data.{name}", partial(_told, values, "of 64 pictures; python -m data_prep statistics SRC measures all"))
     seed = c.get("seed_everything")
     c.fill("data.seed", lambda: (int(seed), "seed_everything") if type(seed) is int else (0, "no seed_everything given"))
     c.fill("data.num_workers", lambda: _workers(c.machine))

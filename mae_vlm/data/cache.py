@@ -9,36 +9,37 @@ import torch
 from torch import Tensor
 
 MOST_BYTES = 256 << 20
+_TYPES = {8: torch.uint8, 16: torch.uint16}
 
 
 class PixelCache:
-    """Room for ``length`` pictures of one shape (C, H, W): a picture decoded by one worker is there for all.
+    """Room for ``length`` pictures of one shape (C, H, W) and of 8 or 16 ``bits``: a picture decoded by one worker is there for all.
 
     The memory is anonymous and shared by fork (not /dev/shm, which containers keep small), and is only taken as it fills up. Workers
     that are spawned instead start with an empty cache of their own. Two workers may decode the same picture at once: they write the same.
     """
 
-    def __init__(self, length: int, shape: tuple[int, int, int]) -> None:
-        self.length, self.shape = length, shape
+    def __init__(self, length: int, shape: tuple[int, int, int], bits: int = 8) -> None:
+        self.length, self.shape, self.bits = length, shape, bits
         channels, height, width = shape
-        pixels = channels * height * width
+        pixels = channels * height * width * bits // 8
         room = torch.frombuffer(mmap.mmap(-1, length * (pixels + 1)), dtype=torch.uint8)
-        self._pixels_NHWC = room[: length * pixels].view(length, height, width, channels)  # the order that decoders give
+        self._pixels_NHWC = room[: length * pixels].view(_TYPES[bits]).view(length, height, width, channels)  # the order that decoders give
         self._filled_N = memoryview(room[length * pixels :].numpy())  # type: ignore[arg-type]
 
     @staticmethod
-    def fits(length: int, shape: tuple[int, int, int]) -> bool:
+    def fits(length: int, shape: tuple[int, int, int], bits: int = 8) -> bool:
         """Whether that many pictures of that shape take at most 256 MiB."""
-        return length * shape[0] * shape[1] * shape[2] <= MOST_BYTES
+        return length * shape[0] * shape[1] * shape[2] * bits // 8 <= MOST_BYTES
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"length": self.length, "shape": self.shape}
+        return {"length": self.length, "shape": self.shape, "bits": self.bits}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
 
     def get(self, index: int) -> Tensor | None:
-        """The picture as uint8 ``[C, H, W]`` (not to be written to), or None where nobody has put it yet."""
+        """The picture as uint8 or uint16 ``[C, H, W]`` (not to be written to), or None where nobody has put it yet."""
         return self._pixels_NHWC[index].permute(2, 0, 1) if self._filled_N[index] else None
 
     def put(self, index: int, pixels_CHW: Tensor) -> None:

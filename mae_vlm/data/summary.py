@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 
+import torch
 from torch import Tensor
 
-from mae_vlm.data.decode import Header, header
+from mae_vlm.data.decode import Form, Header, Picture, header
 from mae_vlm.data.sources.base import Source
+from mae_vlm.data.transforms import Resize
 
 _HEADERS = 64  # pictures looked at
+_LOOK = 64  # pixels a side, for means
 _SMALL = 96  # pictures up to this side are learned at their own size, larger ones at _USUAL
 _USUAL = 224
 _BATCH = 256
@@ -22,8 +24,10 @@ _BATCH = 256
 class Summary:
     """Counts, typical size and classes of a collection, before anything is built.
 
-    ``height``, ``width`` (pixels, medians) and ``channels`` (1 if all are grey, else 3) come from the headers of up to 64 training
-    pictures spread over the collection. ``split`` says in words where the validation pictures come from.
+    ``height``, ``width`` (pixels, medians), ``channels`` (1 if all are grey, else 3, or the bands) and ``bits`` (16 if most have more
+    than 8, else 8) come from the headers of up to 64 training pictures spread over the collection; ``moments``, the mean and deviation
+    of each channel scaled to [0, 1], from their pixels, where they are not plain grey or RGB of 8 bits. ``split`` says in words where
+    the validation pictures come from.
     """
 
     path: str | None
@@ -36,33 +40,62 @@ class Summary:
     channels: int
     classes: list[str] | None
     split: str
+    bits: int = 8
+    moments: tuple[list[float], list[float]] | None = None
 
     def describe(self) -> str:
         """One line for the log."""
         classes = f", {len(self.classes)} classes" if self.classes else ""
         counts = f"{self.train:,} training, {self.val:,} validation, {self.test:,} test pictures"
-        look = f"{self.height} x {self.width} (median), {self.channels} channels{classes}"
+        look = f"{self.height} x {self.width} (median), {self.channels} channels{' of 16 bits' * (self.bits > 8)}{classes}"
         return f"data: {self.path or 'generated scenes'}: {counts}, {look}; validation: {self.split}"
 
 
-def typical_size(source: Source) -> tuple[int, int, int]:
-    """Median height and width, and the channels, of pictures spread evenly over the source; broken ones are passed over.
+def typical_size(source: Source) -> tuple[int, int, int, int]:
+    """Median height and width, the channels and the bits (8 or 16) of pictures spread evenly over the source; broken ones are passed over.
 
     Raises:
         ValueError: none of them can be read.
     """
-    count = min(_HEADERS, len(source))
     seen: list[Header] = []
     failure: Exception | None = None
-    for number in range(count):
+    places = _spread(source)
+    for index in places:
         try:
-            seen.append(_header_of(source, number * len(source) // count))
+            seen.append(_header_of(source, index))
         except (ValueError, OSError) as error:
             failure = error
     if not seen:
-        raise ValueError(f"none of {count} pictures looked at can be read; the last: {failure}")
+        raise ValueError(f"none of {len(places)} pictures looked at can be read; the last: {failure}")
     channels = max(found.channels for found in seen)
-    return int(median(found.height for found in seen)), int(median(found.width for found in seen)), channels
+    bits = 16 if 2 * sum(found.bits > 8 for found in seen) > len(seen) else 8
+    return int(median(found.height for found in seen)), int(median(found.width for found in seen)), channels, bits
+
+
+def channel_moments(source: Source, form: Form) -> tuple[list[float], list[float]] | None:
+    """Mean and deviation of each channel, of pixels scaled to [0, 1], in pictures spread evenly over the source.
+
+    Their centres are looked at, at 64 x 64 pixels. None where no picture can be read.
+    """
+    seen: list[Tensor] = []
+    for index in _spread(source):
+        try:
+            sample = source[index]
+            picture = Picture(sample.image, form, sample.id)
+            crop = Resize((_LOOK, _LOOK)).plan(picture.height, picture.width)._replace(exact=False)
+            seen.append(picture.crop(crop).double().flatten(1) / (2**form.bits - 1))
+        except (ValueError, OSError):
+            continue  # the reader names it
+    if not seen:
+        return None
+    values_CN = torch.cat(seen, dim=1)
+    deviation = values_CN.std(dim=1).clamp_min(1e-3)  # of an empty channel
+    return [round(value, 4) for value in values_CN.mean(dim=1).tolist()], [round(value, 4) for value in deviation.tolist()]
+
+
+def _spread(source: Source) -> list[int]:
+    count = min(_HEADERS, len(source))
+    return [number * len(source) // count for number in range(count)]
 
 
 def _header_of(source: Source, index: int) -> Header:
@@ -70,8 +103,7 @@ def _header_of(source: Source, index: int) -> Header:
     if isinstance(sample.image, Tensor):
         channels, height, width = sample.image.shape
         return Header(height, width, channels, "pixels")
-    data = sample.image.read_bytes() if isinstance(sample.image, Path) else sample.image
-    return header(data, sample.id)
+    return header(sample.image, sample.id)
 
 
 def automatic_size(height: int, width: int, usual: int = _USUAL) -> tuple[int, int]:

@@ -1,15 +1,16 @@
-"""Crops, flips and resizing of uint8 pictures ``[C, H, W]``; what is random is a pure function of a 64-bit key.
+"""Crops, flips and resizing of pictures ``[C, H, W]``, uint8 or uint16; what is random is a pure function of a 64-bit key.
 
 Everything is resampled in bicubic with antialiasing, as in the MAE recipe (He et al., 2022, arXiv 2111.06377, appendix A.1;
-their crop scale is (0.2, 1), not the (0.08, 1) of supervised training). Pixels stay uint8: they are normalised on the device.
+their crop scale is (0.2, 1), not the (0.08, 1) of supervised training). Pixels stay integers: they are normalised on the device.
+A transform first says what it would do to a picture of some size (a ``Crop``), so that a decoder can read no more than that.
 """
 
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-import torch.nn.functional as F
+import torch
 from torch import Tensor
 
 from mae_vlm.tokens.chance import key_of
@@ -24,13 +25,6 @@ def _pair(key: int, counter: int) -> tuple[float, float]:
     return (word >> 32 & 0xFFFF_FFFF) * _STEP, (word & 0xFFFF_FFFF) * _STEP
 
 
-def resample(image_CHW: Tensor, height: int, width: int) -> Tensor:
-    """The whole picture at another size, bicubic and antialiased, still uint8 (rounded and clamped)."""
-    if image_CHW.shape[1:] == (height, width):
-        return image_CHW
-    return F.interpolate(image_CHW[None], (height, width), mode="bicubic", antialias=True, align_corners=False)[0]
-
-
 class Window(NamedTuple):
     """A rectangle of pixels: its upper left corner and its size."""
 
@@ -38,6 +32,66 @@ class Window(NamedTuple):
     left: int
     height: int
     width: int
+
+
+class Crop(NamedTuple):
+    """What becomes of a picture: this window of it, at ``height`` x ``width``, mirrored left to right or not.
+
+    ``exact`` asks for every pixel of the window; otherwise a file may be decoded at a reduced size that is no smaller.
+    """
+
+    window: Window
+    height: int
+    width: int
+    mirrored: bool = False
+    exact: bool = False
+
+
+class Transform(Protocol):
+    """What brings pictures to one size."""
+
+    def plan(self, height: int, width: int, key: int, /) -> Crop:
+        """The crop of a picture of ``height`` x ``width`` pixels that belongs to ``key``."""
+        ...
+
+
+def apply(image_CHW: Tensor, crop: Crop) -> Tensor:
+    """The crop of a whole picture."""
+    top, left, height, width = crop.window
+    cut_CHW = resample(image_CHW[:, top : top + height, left : left + width], crop.height, crop.width)
+    return cut_CHW.flip(2) if crop.mirrored else cut_CHW
+
+
+def resample(image_CHW: Tensor, height: int, width: int, span: tuple[float, float] | None = None) -> Tensor:
+    """The picture at another size, bicubic and antialiased, of the same type (rounded and clamped).
+
+    ``span`` are the rows and columns, from the upper left, that the result covers: all of them unless given.
+    """
+    rows, columns = span or image_CHW.shape[1:]
+    if image_CHW.shape[1:] == (height, width) == (rows, columns):
+        return image_CHW
+    scales = height / rows, width / columns
+    if image_CHW.dtype != torch.uint8:
+        values = _bicubic(image_CHW.float(), height, width, *scales)
+        return values.round_().clamp_(0, 65535).to(image_CHW.dtype)
+    # torch's fast path for bytes takes up to 4 channels
+    parts = [_bicubic(part, height, width, *scales) for part in torch.split(image_CHW, 3)] if len(image_CHW) > 4 else []
+    return torch.cat(parts) if parts else _bicubic(image_CHW, height, width, *scales)
+
+
+def _bicubic(image_CHW: Tensor, height: int, width: int, down: float, across: float) -> Tensor:
+    # strides that torch takes for channels-last, which decoders give: it then resamples without splitting the channels
+    image_1CHW = image_CHW.permute(1, 2, 0)[None].permute(0, 3, 1, 2)
+    resized: Tensor = torch.ops.aten._upsample_bicubic2d_aa(image_1CHW, (height, width), False, down, across)[0]
+    return resized
+
+
+def reduction(window: Window, height: int, width: int, coarsest: int = 8) -> int:
+    """The largest power of two by which a window may be reduced and still be no smaller than ``height`` x ``width``."""
+    factor = 1
+    while factor < coarsest and window.height >= 2 * factor * height and window.width >= 2 * factor * width:
+        factor *= 2
+    return factor
 
 
 class Augment:
@@ -69,17 +123,21 @@ class Augment:
         self._logs = (math.log(ratio[0] * shape), math.log(ratio[1] * shape))
 
     def __call__(self, image_CHW: Tensor, key: int) -> Tensor:
-        top, left, height, width = self.window(image_CHW.shape[1], image_CHW.shape[2], key)
-        crop_CHW = image_CHW[:, top : top + height, left : left + width]
-        crop_CHW = resample(crop_CHW, *self.size)
-        return crop_CHW.flip(2) if self.flips(key) else crop_CHW
+        return apply(image_CHW, self.plan(image_CHW.shape[1], image_CHW.shape[2], key))
+
+    def plan(self, height: int, width: int, key: int) -> Crop:
+        """The crop that belongs to this key."""
+        return Crop(self.window(height, width, key), *self.size, self.flips(key))
 
     def flips(self, key: int) -> bool:
         """Whether the picture of this key is mirrored left to right."""
         return _pair(key, 0)[0] < self.flip
 
     def window(self, height: int, width: int, key: int) -> Window:
-        """The crop of a picture of ``height`` x ``width`` pixels that belongs to this key."""
+        """Where in a picture of ``height`` x ``width`` pixels it is cut out.
+
+        Its corner is a multiple of the factor by which a JPEG may be reduced for it: boxes and masks then move along exactly.
+        """
         low, high = self._logs
         for attempt in range(_TRIES):
             share, bend = _pair(key, 2 * attempt + 1)
@@ -88,7 +146,9 @@ class Augment:
             w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
             if 0 < w <= width and 0 < h <= height:
                 down, across = _pair(key, 2 * attempt + 2)
-                return Window(int(down * (height - h + 1)), int(across * (width - w + 1)), h, w)
+                free = Window(int(down * (height - h + 1)), int(across * (width - w + 1)), h, w)
+                factor = reduction(free, *self.size)
+                return free._replace(top=free.top // factor * factor, left=free.left // factor * factor)
         return self._central(height, width)
 
     def _central(self, height: int, width: int) -> Window:
@@ -107,10 +167,12 @@ class Resize:
         self.size = size
 
     def __call__(self, image_CHW: Tensor, key: int = 0) -> Tensor:
-        height, width = self.size
         if image_CHW.shape[1:] == self.size:
             return image_CHW
-        across, down = image_CHW.shape[2], image_CHW.shape[1]
-        w, h = min(across, max(1, round(down * width / height))), min(down, max(1, round(across * height / width)))
-        top, left = (down - h) // 2, (across - w) // 2
-        return resample(image_CHW[:, top : top + h, left : left + w], height, width)
+        return apply(image_CHW, self.plan(image_CHW.shape[1], image_CHW.shape[2], key))
+
+    def plan(self, height: int, width: int, key: int = 0) -> Crop:
+        """The largest central window of the right shape."""
+        h, w = self.size
+        across, down = min(width, max(1, round(height * w / h))), min(height, max(1, round(width * h / w)))
+        return Crop(Window((height - down) // 2, (width - across) // 2, down, across), h, w, exact=True)

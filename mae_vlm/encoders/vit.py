@@ -101,9 +101,12 @@ class Vit(nn.Module):
         return int(self.vit.num_prefix_tokens)
 
     def normalise(self, images_BCHW: Tensor) -> Tensor:
-        """uint8 (0 to 255) or float (0 to 1) pictures to zero mean and unit deviation, in the weights' precision, at least float32."""
+        """uint8 (0 to 255), uint16 (0 to 65,535) or float (0 to 1) pictures to zero mean and unit deviation.
+
+        In the weights' precision, at least float32.
+        """
         dtype = torch.promote_types(self.mean.dtype, torch.float32)
-        scale = 255.0 if images_BCHW.dtype == torch.uint8 else 1.0
+        scale = {torch.uint8: 255.0, torch.uint16: 65535.0}.get(images_BCHW.dtype, 1.0)
         return (images_BCHW.to(dtype) / scale - self.mean.to(dtype)) / self.std.to(dtype)
 
     def full(self, images_BCHW: Tensor) -> Encoded:

@@ -1,23 +1,16 @@
 from __future__ import annotations
 
-import io
 import struct
-import zlib
 
 import numpy as np
 import pytest
 import torch
+from pictures_in_memory import chunk, encoded
 from PIL import Image
 
 from mae_vlm.data.decode import decode, header, to_channels
 
 GREY = np.tile(np.linspace(0, 255, 24, dtype=np.uint8), (16, 1))
-
-
-def encoded(image: Image.Image, format: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, format, **options)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize(
@@ -76,9 +69,6 @@ def test_animation_gives_its_first_frame():
 
 
 def png_header(width: int, height: int) -> bytes:
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)) + chunk(b"IDAT", b"")
 
 
@@ -125,7 +115,7 @@ def test_header_tells_size_and_channels_without_decoding(mode, format):
 
 def test_progressive_jpeg_with_comments_is_read():
     data = encoded(Image.fromarray(GREY).convert("RGB"), "JPEG", progressive=True, comment=b"x" * 5000)
-    assert header(data).plain and decode(data).shape == (3, 16, 24)
+    assert header(data).decoder == "jpeg" and decode(data).shape == (3, 16, 24)
 
 
 def test_channels_of_pixels_change_as_pillow_does():

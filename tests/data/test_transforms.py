@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mae_vlm.data.transforms import Augment, Resize, resample
+from mae_vlm.data.transforms import Augment, Crop, Resize, Window, apply, reduction, resample
 
 PICTURE = torch.from_numpy(np.random.default_rng(0).integers(0, 255, (3, 40, 60), dtype=np.uint8))
 
@@ -76,3 +76,39 @@ def test_crop_scale_out_of_range_is_refused(scale):
 def test_flip_out_of_range_is_refused():
     with pytest.raises(ValueError, match=r"flip 1.5 is a probability"):
         Augment((8, 8), flip=1.5)
+
+
+def test_a_transform_does_what_it_plans():
+    for transform in (Augment((20, 24), flip=1.0), Resize((20, 24))):
+        crop = transform.plan(40, 60, 7)
+        assert (crop.height, crop.width, crop.mirrored) == (20, 24, isinstance(transform, Augment))
+        assert torch.equal(transform(PICTURE, 7), apply(PICTURE, crop))
+
+
+def test_a_window_is_reduced_by_a_power_of_two_while_it_stays_large_enough():
+    factors = [reduction(Window(0, 0, side, 1000), 32, 32) for side in (10, 63, 64, 127, 128, 255, 256, 900)]
+    assert factors == [1, 1, 2, 2, 4, 4, 8, 8]
+    assert reduction(Window(0, 0, 4096, 4096), 32, 32, coarsest=1024) == 128
+
+
+def test_windows_begin_where_a_reduced_picture_has_a_pixel():
+    windows = [Augment((32, 32), scale=(0.05, 1.0)).window(400, 600, key) for key in range(500)]
+    assert {reduction(window, 32, 32) for window in windows} == {2, 4, 8}
+    assert all(w.top % reduction(w, 32, 32) == w.left % reduction(w, 32, 32) == 0 for w in windows)
+
+
+def test_sixteen_bits_and_many_channels_are_resampled_alike():
+    deep = resample(PICTURE.to(torch.int32).mul(257).to(torch.uint16), 13, 17)
+    assert deep.dtype == torch.uint16 and (deep.int() / 257 - resample(PICTURE, 13, 17).int()).abs().max() < 3
+    assert torch.equal(resample(PICTURE.repeat(3, 1, 1), 13, 17), resample(PICTURE, 13, 17).repeat(3, 1, 1))
+
+
+def test_the_order_of_memory_does_not_matter():
+    planar = PICTURE.contiguous()
+    assert torch.equal(resample(planar, 21, 33), resample(planar.permute(1, 2, 0).contiguous().permute(2, 0, 1), 21, 33))
+
+
+def test_a_span_takes_less_than_the_last_row_and_column():
+    ramp = torch.arange(64, dtype=torch.uint8).mul(3).expand(1, 64, 64)
+    wide = resample(ramp, 8, 8, (60.5, 60.5))[0, 4].float()
+    assert (wide.diff()[1:-1] - 60.5 / 8 * 3).abs().max() <= 1 and apply(ramp, Crop(Window(0, 0, 8, 8), 8, 8)).shape == (1, 8, 8)
