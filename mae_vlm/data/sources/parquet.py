@@ -10,10 +10,14 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mae_vlm.data.sources.base import Format, Place, Source
+from mae_vlm.data.remote import RemoteFile
+from mae_vlm.data.sources.base import Columns, Format, Place, Source
+from mae_vlm.data.sources.split_column import by_part, split_codes
+from mae_vlm.data.sources.word_columns import find_words, words_into
 from mae_vlm.types import Sample
 
 WHOLE_BYTES = 1 << 30  # tables up to this size stay in memory once read; of larger ones a few row groups
@@ -22,27 +26,33 @@ _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target", "y")
 
 
 class Parquet(Source):
-    """All rows of one or more parquet files, read by row groups when first asked for.
+    """All rows of one or more parquet files, local or remote, read by row groups when first asked for.
 
-    The picture column is a struct {bytes, path} or binary; without ``image_column`` it is found by type. Labels are the integers
-    of ``label_column`` (found by its ClassLabel feature or its usual names), named by the ``huggingface`` metadata.
-    A sample is named by its struct path, or by ``file:row``.
+    The picture column is a struct {bytes, path} or binary; without ``columns.image`` it is found by type. Labels are the integers
+    of ``columns.label`` (found by its ClassLabel feature or its usual names), named by the ``huggingface`` metadata; captions, questions
+    and answers are strings or lists of them, found by their usual names. A sample is named by its struct path, or by ``file:row``.
+    The row groups of remote tables, and of tables too large for memory, are blocks, best read in their order.
 
     Raises:
         ValueError: a file is not parquet, a column is unknown, or no column can hold pictures.
     """
 
-    def __init__(self, files: Sequence[str | Path], image_column: str | None = None, label_column: str | None = None) -> None:
-        self.files = [Path(file) for file in files]
+    def __init__(self, files: Sequence[str | Path | RemoteFile], columns: Columns | None = None) -> None:
+        columns = columns or Columns()
+        self.files = [file if isinstance(file, RemoteFile) else Path(file) for file in files]
         metadata = [_metadata(file) for file in self.files]
         schema = _schema(self.files[0])
-        self.image_column = _image_column(schema, image_column, self.files[0])
-        self.label_column, self.classes = _label_column(schema, label_column, self.files[0])
+        self.image_column = _image_column(schema, columns.image, self.files[0])
+        self.label_column, self.classes = _label_column(schema, columns.label, self.files[0])
+        self.words = find_words(schema, columns, str(self.files[0]))
         groups = [(number, group, meta.row_group(group)) for number, meta in enumerate(metadata) for group in range(meta.num_row_groups)]
         self._groups = [(number, group) for number, group, _ in groups]
         self._starts: list[int] = [0, *accumulate(meta.num_rows for _, _, meta in groups)]
         self._file_starts: list[int] = [0, *accumulate(meta.num_rows for meta in metadata)]
-        self._limit = len(groups) if sum(meta.total_byte_size for _, _, meta in groups) <= WHOLE_BYTES else _CACHED_GROUPS
+        large = sum(meta.total_byte_size for _, _, meta in groups) > WHOLE_BYTES
+        self.prefers_blocks = large or any(isinstance(file, RemoteFile) for file in self.files)
+        self.block_ends = np.unique(self._starts[1:]).astype(np.int64) if self.prefers_blocks else None
+        self._limit = _CACHED_GROUPS if large else len(groups)
         self._paths: Any = None  # read when a name is asked for
         self._cache: OrderedDict[int, dict[str, Any]] = OrderedDict()
 
@@ -59,7 +69,8 @@ class Parquet(Source):
         if data is None:
             raise ValueError(f"{name}: column {self.image_column} holds no bytes; write the pictures into the table, not only their paths")
         label = None if "label" not in columns else columns["label"][row].as_py()
-        return Sample(name, data, None if label is None or label < 0 else int(label))
+        said = {key: columns["words"][key][row].as_py() for key in self.words.all}
+        return words_into(Sample(name, data, None if label is None or label < 0 else int(label)), said, self.words)
 
     def name(self, index: int) -> str:
         if self._paths is None:  # the names alone: a split by name must not read every picture
@@ -67,12 +78,21 @@ class Parquet(Source):
         path = self._paths[index].as_py() if self._paths else None
         return str(path) if path else self._by_row(index)
 
+    def read_column(self, name: str) -> Any:
+        """One column of all files as one Arrow array of strings."""
+        _require(_schema(self.files[0]), name, "split_column", self.files[0])
+        parts = []
+        for file in self.files:
+            with _opened(file) as opened:
+                parts += opened.read(columns=[name], use_threads=False)[name].cast(pa.large_string()).chunks
+        return pa.chunked_array(parts, pa.large_string()).combine_chunks()
+
     def _read_paths(self) -> Any:
         """The column ``image.path`` of all files as one Arrow array; empty where there is none."""
         leaf = f"{self.image_column}.path"
         parts = []
         for file in self.files:
-            with pq.ParquetFile(file) as opened:
+            with _opened(file) as opened:
                 if leaf not in [opened.schema.column(i).path for i in range(len(opened.schema))]:
                     return pa.chunked_array([], pa.large_string())
                 column = opened.read(columns=[leaf], use_threads=False)[self.image_column]
@@ -99,13 +119,14 @@ class Parquet(Source):
         return self._cache[number], index - self._starts[number]
 
     def _read(self, file: int, group: int) -> dict[str, Any]:
-        wanted = [self.image_column] + ([self.label_column] if self.label_column else [])
-        with pq.ParquetFile(self.files[file]) as opened:
+        wanted = [self.image_column] + ([self.label_column] if self.label_column else []) + self.words.all
+        with _opened(self.files[file]) as opened:
             table = opened.read_row_group(group, columns=wanted, use_threads=False)  # threads do not survive a fork
         image = table[self.image_column].combine_chunks()
         columns = _image_columns(image)
         if self.label_column:
             columns["label"] = table[self.label_column].combine_chunks()
+        columns["words"] = {name: table[name].combine_chunks() for name in self.words.all}
         return columns
 
 
@@ -116,17 +137,23 @@ def _image_columns(image: Any) -> dict[str, Any]:
     return {name: image.field(name) for name in ("bytes", "path") if name in names}
 
 
-def _metadata(file: Path) -> Any:
+def _opened(file: Path | RemoteFile) -> Any:
+    return pq.ParquetFile(file.open() if isinstance(file, RemoteFile) else file, pre_buffer=False)
+
+
+def _metadata(file: Path | RemoteFile) -> Any:
     try:
-        return pq.read_metadata(file)
+        with _opened(file) as opened:
+            return opened.metadata
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(
             f"{file} is not a parquet file, or is damaged ({str(error).splitlines()[0]}); remove it or write it again"
         ) from None
 
 
-def _schema(file: Path) -> Any:
-    return pq.read_schema(file)
+def _schema(file: Path | RemoteFile) -> Any:
+    with _opened(file) as opened:
+        return opened.schema_arrow
 
 
 def _features(schema: Any) -> dict[str, Any]:
@@ -142,7 +169,7 @@ def _holds_pictures(type: Any) -> bool:
     return bool(pa.types.is_binary(type) or pa.types.is_large_binary(type))
 
 
-def _image_column(schema: Any, wanted: str | None, file: Path) -> str:
+def _image_column(schema: Any, wanted: str | None, file: Path | RemoteFile) -> str:
     if wanted is not None:
         _require(schema, wanted, "image_column", file)
         if not _holds_pictures(schema.field(wanted).type):
@@ -160,7 +187,7 @@ def _image_column(schema: Any, wanted: str | None, file: Path) -> str:
     return str((images or [name for name in candidates if name in ("image", "img")] or candidates)[0])
 
 
-def _label_column(schema: Any, wanted: str | None, file: Path) -> tuple[str | None, list[str] | None]:
+def _label_column(schema: Any, wanted: str | None, file: Path | RemoteFile) -> tuple[str | None, list[str] | None]:
     features = _features(schema)
     labelled = [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"]
     usual = [name for name in _LABEL_NAMES if name in schema.names and pa.types.is_integer(schema.field(name).type)]
@@ -173,13 +200,19 @@ def _label_column(schema: Any, wanted: str | None, file: Path) -> tuple[str | No
     return column, list(names) if names else None
 
 
-def _require(schema: Any, column: str, option: str, file: Path) -> None:
+def _require(schema: Any, column: str, option: str, file: Path | RemoteFile) -> None:
     if column not in schema.names:
         raise ValueError(f"data.{option} {column} is not a column of {file}; its columns are {', '.join(schema.names)}")
 
 
 def _open(place: Place) -> dict[str, Source]:
-    return {"all": Parquet(place.files("parquet"), place.columns.image, place.columns.label)}
+    source = Parquet(place.files("parquet"), place.columns)
+    if place.columns.split is None:
+        return {"all": source}
+    codes = split_codes(source.read_column(place.columns.split))
+    for row in np.flatnonzero(codes < 0).tolist():
+        place.problems.add("unknown split", place.path, source.name(row), "its split is none of train, val and test")
+    return by_part(source, codes, place.path)
 
 
 FORMAT = Format("parquet", lambda place: False, _open)

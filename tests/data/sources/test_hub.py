@@ -6,6 +6,7 @@ from pictures_on_disk import picture
 
 from mae_vlm.data.sources.base import Columns
 from mae_vlm.data.sources.hub import HubSplit, open_hub
+from mae_vlm.types import Question
 
 
 def table():
@@ -22,9 +23,34 @@ def test_pictures_stay_encoded_and_columns_are_found():
 
 def test_unknown_columns_are_refused_with_those_there_are():
     with pytest.raises(ValueError, match=r"data\.image_column picture is not a column of n; its columns are text, img, y"):
-        HubSplit(table(), "n", image_column="picture")
+        HubSplit(table(), "n", Columns(image="picture"))
     with pytest.raises(ValueError, match="no column of n holds pictures; its columns are text"):
         HubSplit(table().select_columns(["text"]), "n")
+
+
+def test_captions_and_questions_are_found_by_name():
+    source = HubSplit(table(), "org/name/train")
+    assert source[1].captions == ("b",) and source[1].questions == ()
+    rows = {
+        "img": [{"bytes": picture(0), "path": None}],
+        "questions": [["what?", "who?"]],
+        "answers": [["cat", "I"]],
+        "alt": [["one", "two"]],
+    }
+    made = datasets.Dataset.from_dict(rows).cast_column("img", datasets.Image())
+    source = HubSplit(made, "n", Columns(caption="alt"))
+    assert source[0].questions == (Question("what?", ("cat",)), Question("who?", ("I",))) and source[0].captions == ("one", "two")
+
+
+@pytest.mark.parametrize("option", ["caption", "question", "answer"])
+def test_unknown_word_columns_are_refused_with_those_there_are(option):
+    with pytest.raises(ValueError, match=rf"data\.{option}_column said is not a column of n; its columns are text, img, y"):
+        HubSplit(table(), "n", Columns(**{option: "said"}))
+
+
+def test_a_split_column_does_not_go_with_the_hub():
+    with pytest.raises(ValueError, match=r"data\.split_column part does not go with hf://datasets/org/name, whose splits the hub tells"):
+        open_hub("hf://datasets/org/name", Columns(split="part"))
 
 
 def test_name_and_revision_reach_the_hub_and_its_refusal_the_user(monkeypatch):
