@@ -84,8 +84,8 @@ class Broken(NamedTuple):
 class Batch:
     """What one process receives for one (micro-)step.
 
-    ``images_BCHW`` is uint8: it is normalised on the device. ``keys_B`` (int64) stands for (seed, epoch, sample) and is the
-    only source of chance in a step. ``real_B`` is False where a sample only fills up the last batch of a
+    ``images_BCHW`` is uint8, or uint16 with ``data.bits`` 16: it is normalised on the device. ``keys_B`` (int64) stands for
+    (seed, epoch, sample) and is the only source of chance in a step. ``real_B`` is False where a sample only fills up the last batch of a
     validation set and must count zero. ``labels_B`` is -1 where there is none. ``captions`` and ``questions`` are empty lists
     where no picture of the batch has any. ``broken`` tells which samples could not be read and have a substitute here.
     """

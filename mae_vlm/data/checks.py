@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mae_vlm.data.collection import FORMATS
+from mae_vlm.data.parts import MIXTURE
 from mae_vlm.data.problems import RULES
 from mae_vlm.data.transforms import Augment
 from mae_vlm.types import sides
 
 if TYPE_CHECKING:
     from mae_vlm.data.module import Data
+    from mae_vlm.data.sources.base import Source
 
 ORDERS = ("auto", "full", "blocks")
 
@@ -21,11 +23,15 @@ def check_options(data: Data) -> None:
     Raises:
         ValueError: in one line: the option, what was given, what is allowed.
     """
-    if data.format not in FORMATS:
+    if data.mixture and data.format not in ("auto", MIXTURE):
+        raise ValueError(
+            f"data.format {data.format} beside data.mixture, whose collections have formats of their own; set data.format auto"
+        )
+    if data.format not in FORMATS and not data.mixture:
         raise ValueError(f"data.format {data.format} is unknown; use one of {', '.join(FORMATS)}")
     if data.path is not None and data.mixture:
         raise ValueError(f"data.path {data.path} and data.mixture are both set; put the path into the mixture, or leave one of them out")
-    if data.format not in ("auto", "scenes") and data.path is None:
+    if data.format not in ("auto", "scenes") and data.path is None and not data.mixture:
         raise ValueError(f"data.format {data.format} needs pictures; set data.path")
     if data.format == "scenes" and data.path is not None:
         raise ValueError(f"data.format scenes would ignore data.path {data.path}; set data.format to auto")
@@ -56,8 +62,11 @@ def check_options(data: Data) -> None:
     Augment((8, 8), data.crop_scale, flip=data.flip)  # checks both
 
 
-def check_fit(data: Data, channels: int) -> None:
+def check_fit(data: Data, channels: int, train: Source) -> None:
     """What only shows once the collection is open."""
+    if data.order == "blocks" and train.block_ends is None:
+        where = data.path or "the collection"
+        raise ValueError(f"data.order blocks needs shards, or tables too large for memory, which {where} is not; set data.order full")
     for option, values in (("mean", data.mean), ("std", data.std)):
         if values is not None and len(values) != channels:
             raise ValueError(f"data.{option} {values} has {len(values)} numbers for {channels} channels; give one for each")

@@ -11,7 +11,7 @@ from torch import Tensor
 from mae_vlm.data.sampler import Draw
 from mae_vlm.data.split import name_hash
 from mae_vlm.tokens.chance import key_of
-from mae_vlm.types import Batch, Sample
+from mae_vlm.types import Batch, Broken, Sample
 
 
 def sample_key(seed: int, epoch: int, id: str) -> int:
@@ -20,21 +20,31 @@ def sample_key(seed: int, epoch: int, id: str) -> int:
 
 
 class Ready(NamedTuple):
-    """A sample whose picture is prepared: its key and its final uint8 pixels ``[C, H, W]``."""
+    """A sample whose picture is prepared: its key and final pixels ``[C, H, W]``; ``counts`` is False for some substitutes."""
 
     sample: Sample
     key: int
     pixels_CHW: Tensor
+    counts: bool = True
 
 
-def collate(ready: Sequence[Ready], draws: Sequence[Draw]) -> Batch:
-    """The batch of prepared samples, whose pictures are of one size; ``draws`` tell which are real."""
+def collate(ready: Sequence[Ready], draws: Sequence[Draw], broken: Sequence[Broken] = ()) -> Batch:
+    """The batch of prepared samples, whose pictures are of one size; ``draws`` tell which are real, ``broken`` what could not be read."""
     samples = [item.sample for item in ready]
     return Batch(
-        images_BCHW=torch.stack([item.pixels_CHW for item in ready]),
+        images_BCHW=_stacked([item.pixels_CHW for item in ready]),
         keys_B=torch.tensor([item.key for item in ready], dtype=torch.int64),
-        real_B=torch.tensor([draw.real for draw in draws]),
+        real_B=torch.tensor([draw.real and item.counts for draw, item in zip(draws, ready, strict=True)]),
         labels_B=torch.tensor([-1 if sample.label is None else sample.label for sample in samples], dtype=torch.int64),
         ids=[sample.id for sample in samples],
         captions=[sample.captions for sample in samples] if any(sample.captions for sample in samples) else [],
+        questions=[sample.questions for sample in samples] if any(sample.questions for sample in samples) else [],
+        broken=list(broken),
     )
+
+
+def _stacked(pixels: Sequence[Tensor]) -> Tensor:
+    """One ``[B, C, H, W]`` of pictures, in the order of memory that the first has: decoders put the channels of a pixel side by side."""
+    if pixels[0].stride(0) == 1 and len(pixels[0]) > 1:
+        return torch.stack([image_CHW.permute(1, 2, 0) for image_CHW in pixels]).permute(0, 3, 1, 2)
+    return torch.stack(list(pixels))

@@ -2,31 +2,48 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
-from mae_vlm.data.sources import hub, image_folder, parquet, tar_shards
+from mae_vlm.data.remote import is_remote, list_remote
+from mae_vlm.data.sources import (
+    captions,
+    coco,
+    hub,
+    image_folder,
+    karpathy,
+    mask_folder,
+    parquet,
+    picture_list,
+    qa,
+    tar_shards,
+    visual_genome,
+    voc,
+    vqav2,
+)
 from mae_vlm.data.sources.base import Format, Place, Source
-from mae_vlm.data.sources.files import is_picture, walk
+from mae_vlm.data.sources.files import first_files, is_picture
+from mae_vlm.data.sources.split_names import SPLIT_NAMES
 
 # Formats with annotations first, the most telling first: the first that claims a place opens it.
-_ANNOTATED: tuple[Format, ...] = ()
+_ANNOTATED: tuple[Format, ...] = (
+    coco.FORMAT,
+    voc.FORMAT,
+    karpathy.FORMAT,
+    vqav2.FORMAT,
+    visual_genome.FORMAT,
+    qa.FORMAT,
+    captions.FORMAT,
+    picture_list.FORMAT,
+    mask_folder.FORMAT,
+)
 # Then what the bytes are of.
 _PLAIN: tuple[Format, ...] = (image_folder.FORMAT, parquet.FORMAT, tar_shards.FORMAT)
 FORMATS = ("auto", "scenes", "hub", *(format.name for format in _ANNOTATED + _PLAIN))
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "testing": "test",
-}
 _LOOK_AT = 2000  # files whose sizes tell the format
 
 
@@ -40,7 +57,9 @@ class Collection:
 
 
 def open_collection(place: Place, format: str = "auto") -> Collection:
-    """Opens ``place.path``: a folder, a file or ``hf://datasets/org/name``; ``place.roots`` is found from it.
+    """Opens ``place.path``: a folder, a file, shards on s3://, gs://, https:// or hf://, or ``hf://datasets/org/name``.
+
+    ``place.roots`` is found from the path.
 
     A split is told by names: sub-folders ``train``, ``val`` (``valid``, ``validation``, ``dev``), ``test``, or files that begin so, as
     ``train-00000-of-00002.parquet``; also one level down in ``data``. A format that knows its own splits comes before that.
@@ -51,14 +70,16 @@ def open_collection(place: Place, format: str = "auto") -> Collection:
     """
     if format not in FORMATS:
         raise ValueError(f"data.format {format} is unknown; use one of {', '.join(FORMATS)}")
+    if is_remote(place.path):
+        return _open_remote(place, format)
     if place.path.startswith(hub.PREFIX) or format == "hub":
         return Collection(place.path, "hub", _named_parts(hub.open_hub(place.path, place.columns)))
     root = Path(place.path).expanduser()
     _check_exists(root, place.path)
     whole = place.at(root)
-    known = [one for one in _ANNOTATED if format in ("auto", one.name) and one.claims(whole)]
+    known = next((one for one in _ANNOTATED if format in ("auto", one.name) and one.claims(whole)), None)
     splits = {"all": (root,)} if known else find_splits(root)
-    told = known[0] if known else tell_format(place.at(*next(iter(splits.values()))), format)
+    told = known or tell_format(place.at(*next(iter(splits.values()))), format)
     parts: dict[str, Source] = {}
     for split, roots in splits.items():
         opened = told.open(place.at(*roots))
@@ -72,27 +93,51 @@ def open_collection(place: Place, format: str = "auto") -> Collection:
     return Collection(place.path, told.name, parts)
 
 
-def find_splits(root: Path) -> dict[str, tuple[Path, ...]]:
-    """Folders and files of each split below ``root``, train first; {"all": [root]} where there is no split."""
+def _open_remote(place: Place, format: str) -> Collection:
+    """Tar shards or parquet tables at an address, whichever are more bytes; parts are told as on a disk."""
+    tree = list_remote(place.path)
+    kinds = {"tar": tree.files(".tar"), "parquet": tree.files(".parquet")}
+    kind = max(kinds, key=lambda name: sum(file.size for file in kinds[name])) if format == "auto" else format
+    if not kinds.get(kind):
+        raise ValueError(f"data.format {format}: {place.path} holds no such files; remote collections are tar or parquet files")
+    parts: dict[str, Source] = {}
+    for split, roots in find_splits(tree).items():
+        files = [file for root in roots for file in root.files(f".{kind}")]
+        if not files:
+            continue
+        first = next(iter(parts.values()), None)
+        classes, objects = (first.classes, first.object_classes) if first else (place.classes, place.object_classes)
+        if kind == "tar":
+            parts[split] = tar_shards.TarShards(files, classes, objects)
+        else:
+            parts[split] = parquet.Parquet(files, place.columns)
+    return Collection(place.path, kind, parts if "train" in parts else {"all": next(iter(parts.values()))})
+
+
+def find_splits(root: Any) -> dict[str, tuple[Any, ...]]:
+    """Folders and files of each split below ``root``, train first; {"all": [root]} where there is no split.
+
+    ``root`` is a ``Path``, or a ``RemoteTree``, and so is what is found.
+    """
     if root.is_file():
         return {"all": (root,)}
-    found: dict[str, list[Path]] = {}
-    visible = [entry for entry in sorted(root.iterdir()) if not entry.name.startswith(".")]
-    for entry in visible:
+    found: dict[str, list[Any]] = {}
+    folders: list[Any] = []
+    for entry in os.scandir(root) if isinstance(root, Path) else root.iterdir():
+        if entry.name.startswith("."):
+            continue
         split = _split_of(entry)
         if split:
             found.setdefault(split, []).append(entry)
+        if entry.is_dir():
+            folders.append(entry)
     if "train" in found and len(found) > 1:
-        return {split: tuple(found[split]) for split in ("train", "val", "test") if split in found}
-    if (
-        len(found.get("train", [])) == 1
-        and found["train"][0].is_dir()
-        and all(entry.is_file() or entry in found["train"] for entry in visible)
-    ):
-        return find_splits(found["train"][0])  # nothing but a train folder: its content is the collection
-    folders = [entry for entry in visible if entry.is_dir()]
+        return {split: _places(found[split]) for split in ("train", "val", "test") if split in found}
+    train = found.get("train", [])
+    if len(train) == 1 and folders == train:
+        return find_splits(_places(train)[0])  # nothing but a train folder: its content is the collection
     if len(folders) == 1 and folders[0].name.lower() == "data":
-        inner = find_splits(folders[0])
+        inner = find_splits(_places(folders)[0])
         if "all" not in inner:
             return inner
     return {"all": (root,)}
@@ -112,7 +157,7 @@ def tell_format(place: Place, format: str = "auto") -> Format:
         if root.is_file():
             sizes[_kind(root.name)] += root.stat().st_size + 1
             continue
-        for entry in islice(walk(root), _LOOK_AT):
+        for entry in first_files(root, _LOOK_AT):
             sizes[_kind(entry.name)] += entry.stat().st_size + 1
     sizes.pop("", None)
     if not sizes:
@@ -129,16 +174,21 @@ def _kind(name: str) -> str:
     return suffix if suffix in ("parquet", "tar") else ""
 
 
-def _split_of(entry: Path) -> str | None:
+def _split_of(entry: Any) -> str | None:
     name = entry.name.lower()
-    if entry.is_dir():
-        return _SPLIT_NAMES.get(name)
-    match = re.match(r"([a-z]+)(?=[-_.0-9])", name)
-    return _SPLIT_NAMES.get(match.group(1)) if match and name.endswith((".parquet", ".tar")) else None
+    if name.endswith((".parquet", ".tar")) and entry.is_file():
+        match = re.match(r"([a-z]+)(?=[-_.0-9])", name)
+        return SPLIT_NAMES.get(match.group(1)) if match else None
+    return SPLIT_NAMES.get(name) if name in SPLIT_NAMES and entry.is_dir() else None
+
+
+def _places(entries: list[Any]) -> tuple[Any, ...]:
+    ordered = sorted(entries, key=lambda entry: entry.name)
+    return tuple(Path(entry.path) if isinstance(entry, os.DirEntry) else entry for entry in ordered)
 
 
 def _named_parts(parts: dict[str, Source]) -> dict[str, Source]:
-    named = {_SPLIT_NAMES.get(name.lower(), ""): source for name, source in parts.items()}
+    named = {SPLIT_NAMES.get(name.lower(), ""): source for name, source in parts.items()}
     named.pop("", None)
     return named if "train" in named else {"all": next(iter(parts.values()))}
 
@@ -147,4 +197,6 @@ def _check_exists(root: Path, path: str) -> None:
     if root.exists():
         return
     hint = f"; for a data set of the Hugging Face hub write {hub.PREFIX}{path}" if re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", path) else ""
-    raise ValueError(f"data.path {path} does not exist; give a folder, a .parquet or .tar file, or a picture{hint}")
+    raise ValueError(
+        f"data.path {path} does not exist; give a folder, a list (.csv, .jsonl ...), a .parquet or .tar file, or a picture{hint}"
+    )

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
+from mae_vlm.data.fingerprint import difference
+from mae_vlm.data.mixture import Mixture
 from mae_vlm.data.reader import Reader, one_thread
-from mae_vlm.data.sampler import Order
+from mae_vlm.data.sampler import Blocks, Full, Order, Shuffle
+from mae_vlm.data.sources.base import Joined, Source
+from mae_vlm.tokens.chance import key_of
 from mae_vlm.types import Batch
 
 _READ_AHEAD = 2**30  # bytes of batches waiting in shared memory, at most
@@ -38,3 +43,36 @@ def _batches_ahead(workers: int, order: Order, picture_bytes: int) -> int:
 
 def _as_it_is(batch: Any) -> Any:
     return batch
+
+
+def training_shuffle(train: Source, order: str, seed: int, weights: Sequence[float] = (), batch_size: int = 1) -> Shuffle:
+    """How the training pictures are shuffled: ``order`` is full, blocks or auto, ``weights`` are those of a mixture's joined sources.
+
+    An epoch of a mixture is as many whole batches as its collections together would fill: nothing of it is dropped.
+    """
+    if weights:
+        assert isinstance(train, Joined), "a mixture is joined"
+        parts = [training_shuffle(part, order, key_of(seed, number)) for number, part in enumerate(train.parts)]
+        return Mixture(parts, weights, len(train) // batch_size * batch_size or len(train))
+    if train.block_ends is not None and (order == "blocks" or (order == "auto" and train.prefers_blocks)):
+        return Blocks(train.block_ends, seed)
+    return Full(len(train), seed)
+
+
+def check_same(then: dict[str, Any], now: dict[str, Any], allow: bool) -> str:
+    """What a checkpoint's state (``then``) says of collection and order that is otherwise ``now``, in one line; empty where nothing is.
+
+    Raises:
+        ValueError: something is, and may not be.
+    """
+    told = [f"data.order is {now['order']}, it was {then['order']}"] if then.get("order", now["order"]) != now["order"] else []
+    before, after = then.get("collection", now["collection"]), now["collection"]
+    none: dict[str, Any] = {"count": 0, "digest": "", "blocks": {}}
+    for part in sorted({*before, *after}):
+        changed = difference(before.get(part, none), after.get(part, none))
+        told += [f"{part} has {changed}"] if changed else []
+    if told and not allow:
+        raise ValueError(
+            f"the collection has changed since the checkpoint: {'; '.join(told)}; bring it back, or set data.allow_changes true to go on"
+        )
+    return "; ".join(told)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from lightning import LightningDataModule
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from mae_vlm.data.cache import PixelCache
 from mae_vlm.data.checks import check_fit, check_options
-from mae_vlm.data.loading import loader
+from mae_vlm.data.decode import Form
+from mae_vlm.data.fingerprint import fingerprint
+from mae_vlm.data.loading import check_same, loader, training_shuffle
 from mae_vlm.data.parts import Ingredient, Parts, open_files, open_mixture, open_scenes
 from mae_vlm.data.problems import Problems
-from mae_vlm.data.reader import Reader
-from mae_vlm.data.sampler import Draw, Order
+from mae_vlm.data.reader import Reader, most_broken
+from mae_vlm.data.sampler import Draw, InTurn, Order
 from mae_vlm.data.sources.base import Columns, Source
-from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, automatic_workers, typical_size
-from mae_vlm.data.transforms import Augment, Resize
+from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, automatic_workers, channel_moments, typical_size
+from mae_vlm.data.transforms import Augment, Resize, Transform
 from mae_vlm.types import Batch, sides
 
 _SCENE_SIZE = (64, 64)
@@ -33,13 +33,16 @@ class Data(LightningDataModule):
     ``use_distributed_sampler=False``.
 
     Args:
-        path: A folder or file of pictures, or hf://datasets/org/name[@revision]; without it, generated scenes.
-        format: auto tells it from the content; or scenes, folder (pictures), parquet, tar (WebDataset shards), hub.
+        path: A folder, a list (.csv, .jsonl ...), tar or parquet files, also on s3:// and hf://, or hf://datasets/org/name[@revision];
+            without it, generated scenes.
+        format: auto tells it from the content; or scenes, folder (pictures), list, parquet, tar (WebDataset shards), hub, coco, voc,
+            masks, captions, karpathy, qa, vqav2, visual_genome. With a mixture auto.
         annotations: Annotation files to read, where a collection brings several; relative to the folder they lie in.
         val_path: Pictures to validate with; wins over the collection's own split, and that over val_fraction.
         val_fraction: Share of the pictures kept for validation, chosen by a hash of their names so that it stays as pictures are
             added; 0 for none. Automatic: 0.05, at most 10,000 pictures.
-        mixture: Several collections instead of one path, each with its weight.
+        mixture: Several collections instead of one path, as [{path: A, weight: 3}, {path: B}]. Every batch holds each in proportion to
+            its weight; an epoch is as many pictures as all of them hold, and none comes again before all of its collection came.
         image_size: Pixels of the pictures the model sees: one side, or height and width. Automatic: the collection's own up to 96,
             else 224 (the command line chooses 96 on a CPU).
         channels: 1 for grey, 3 for RGB, more for pictures of more bands. Automatic: 1 where all pictures are grey.
@@ -49,20 +52,21 @@ class Data(LightningDataModule):
             (the command line: 128 on a CPU, 1,024 on GPUs), fewer if the collection is small.
         num_workers: Loader processes for each training process; 0 loads in the training process. Automatic: one per core,
             at most 8 (the command line: half of the cores on a CPU, which also train).
-        order: How an epoch is shuffled: full, or blocks (shards, and within shards: for slow or remote disks). Automatic: full.
+        order: How an epoch is shuffled: full, or blocks (shards or row groups in another order, and four at a time as one: for slow or
+            remote disks). auto is full, but blocks for remote shards and tables too large for memory.
         crop_scale: Smallest and largest share of a picture's area that a training crop takes.
         flip: Probability that a training picture is mirrored left to right.
         mean: Mean of each channel, of pixels in [0, 1], for the normalisation on the device. Automatic: ImageNet's.
         std: Standard deviation of each channel, likewise.
         image_column: Column of a table that holds the pictures. Automatic: found by its type.
-        label_column: Column of a table that holds the class numbers. Automatic: found by its type or name.
+        label_column: Column of a table or list that holds class numbers (in lists also names). Automatic: found by its type or name.
         caption_column: Column that holds one or more captions, likewise.
         question_column: Column that holds one or more questions, likewise.
         answer_column: Column that holds their answers, likewise.
         split_column: Column that tells train, val and test, likewise.
         bad_annotations: drop leaves bad annotations (missing pictures, empty boxes, unknown classes) out and counts them; fail stops.
-        max_broken: Share of the pictures, and at least 10 of them, that may be unreadable before the run stops.
-        allow_changes: Resume although the collection has changed since the checkpoint.
+        max_broken: Share of the training or the validation pictures, and at least 10 of them, that may be unreadable before the run stops.
+        allow_changes: Resume although the collection, or its order, has changed since the checkpoint.
         scenes: Generated scenes to train on.
         val_scenes: Generated scenes to validate with.
         seed: Decides order, crops, masks and the generated scenes. Automatic: seed_everything on the command line, else 0.
@@ -102,7 +106,7 @@ class Data(LightningDataModule):
     ) -> None:
         super().__init__()
         self.path, self.format, self.annotations, self.val_path, self.val_fraction = path, format, annotations, val_path, val_fraction
-        self.mixture = mixture or []
+        self.mixture = [one if isinstance(one, Ingredient) else Ingredient(**dict(one)) for one in mixture or []]
         self.image_size, self.channels, self.bits, self.value_range = image_size, channels, bits, value_range
         self.batch_size, self.num_workers, self.order = batch_size, num_workers, order
         self.crop_scale, self.flip, self.mean, self.std = crop_scale, flip, mean, std
@@ -114,20 +118,22 @@ class Data(LightningDataModule):
         self._summary: Summary | None = None
         self._order: Order | None = None
         self._resumed: tuple[int, int] | None = None
+        self._state: dict[str, Any] | None = None
 
     # --- what there is ---------------------------------------------------------------------------------------------------
 
     def inspect(self) -> Summary:
-        """Opens the collection (once) and tells what it holds; no picture is decoded.
+        """Opens the collection (once) and tells what it holds; of pictures that are not plain grey or RGB of 8 bits, 64 are decoded.
 
         Raises:
             ValueError: the path does not exist or holds no picture, or an option does not fit it.
         """
         if self._summary is None:
             sources = self._opened()
-            height, width, channels = typical_size(sources["train"])
+            height, width, channels, bits = typical_size(sources["train"])
+            form = Form(self.channels or channels, self.bits or bits, self.value_range)
             self._summary = Summary(
-                path=self.path,
+                path=self.path or " + ".join(one.name for one in self.mixture) or None,
                 format=self._found().format,
                 train=len(sources["train"]),
                 val=len(sources["val"]) if "val" in sources else 0,
@@ -137,6 +143,8 @@ class Data(LightningDataModule):
                 channels=channels,
                 classes=sources["train"].classes,
                 split=self._found().split,
+                bits=bits,
+                moments=None if form in (Form(1), Form(3)) else channel_moments(sources["train"], form),
             )
         return self._summary
 
@@ -144,6 +152,15 @@ class Data(LightningDataModule):
         """Take over what ``other``, made for the same collection, has opened already: a million files are looked through once."""
         if other._found().format != "scenes":
             self._parts, self._summary = other._parts, other._summary
+
+    @property
+    def problems(self) -> Problems:
+        """What was wrong with the annotations."""
+        return self._found().problems
+
+    def most_broken(self, part: str) -> int:
+        """How many pictures of "train" or "val" may be unreadable."""
+        return most_broken(len(self._opened()[part]), self.max_broken)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -161,21 +178,23 @@ class Data(LightningDataModule):
         if self._parts is None:
             problems = Problems(self.bad_annotations)
             if self.mixture:
-                self._parts = open_mixture(self.mixture, self.columns, problems)
+                self._parts = open_mixture(self.mixture, self.columns, problems, self._scenes)
             elif self.path is None:
-                size = _SCENE_SIZE if self.image_size is None else sides(self.image_size)
-                self._parts = open_scenes(self.scenes, self.val_scenes, size, self.seed)
+                self._parts = self._scenes()
             else:
                 one = Ingredient(self.path, 1.0, self.format, self.annotations, self.val_path, self.val_fraction)
                 self._parts = open_files(one, self.columns, problems)
         return self._parts
 
+    def _scenes(self) -> Parts:
+        size = _SCENE_SIZE if self.image_size is None else sides(self.image_size)
+        return open_scenes(self.scenes, self.val_scenes, size, self.seed)
+
     # --- loaders ---------------------------------------------------------------------------------------------------------
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the collection and checks that the options fit it; called by Lightning on every process."""
-        self._opened()
-        check_fit(self, self.channels or self.inspect().channels)
+        check_fit(self, self.channels or self.inspect().channels, self._opened()["train"])
         if stage in (None, "fit"):
             self._order = self._train_order()
 
@@ -186,21 +205,24 @@ class Data(LightningDataModule):
         assert self._order is not None
         if self._resumed is not None:
             self._order.resume(*self._resumed)
-        return self._loader(self._opened()["train"], Augment(self.size, self.crop_scale, flip=self.flip), self._order)
+        return self._loader("train", Augment(self.size, self.crop_scale, flip=self.flip), self._order)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """The validation pictures, each once; an empty list where there are none."""
-        sources = self._opened()
-        return self._fixed_loader(sources["val"]) if "val" in sources else []
+        return self._fixed_loader("val") if "val" in self._opened() else []
 
     def test_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """The collection's own test pictures, or the validation pictures where it brings none."""
-        sources = self._opened()
-        return self._fixed_loader(sources["test"]) if "test" in sources else self.val_dataloader()
+        return self._fixed_loader("test") if "test" in self._opened() else self.val_dataloader()
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Every picture of the collection at ``path`` once (train, val and test, one after the other), in its own order."""
-        return self._fixed_loader(self._opened()["all"])
+        return self._fixed_loader("all")
+
+    @property
+    def batches(self) -> int:
+        """Training batches that this process takes in an epoch."""
+        return len(self._order) if self._order is not None else 0
 
     def resume(self, epoch: int, step: int) -> None:
         """Training goes on at optimizer step ``step`` of ``epoch``, in constant time; call it before or after the loader is made."""
@@ -208,15 +230,28 @@ class Data(LightningDataModule):
         if self._order is not None:
             self._order.resume(epoch, step)
 
-    def state_dict(self) -> dict[str, int]:
-        """How far training has come, for the checkpoint: pictures seen, which no number of processes or workers changes."""
+    def state_dict(self) -> dict[str, Any]:
+        """For the checkpoint: pictures seen, which no number of processes or workers changes, and of what collection in what order."""
         assert self.trainer is not None and self._order is not None
-        return {"pictures_seen": self.trainer.global_step * self._order.batch_size}
+        return {"pictures_seen": self.trainer.global_step * self._order.batch_size, **self._collection_state()}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Training goes on after the pictures that a checkpoint has seen; the other verbs have no place in an order."""
+    def compare(self, state_dict: dict[str, Any]) -> str:
+        """What has changed since a checkpoint with that state, in one line; empty where nothing has.
+
+        Raises:
+            ValueError: something has, and ``allow_changes`` is not set.
+        """
+        return check_same(state_dict, self._collection_state(), self.allow_changes)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Training goes on after the pictures that a checkpoint has seen; the other verbs have no place in an order.
+
+        Raises:
+            ValueError: the collection has changed, see ``compare``.
+        """
         if self.trainer is not None and self.trainer.state.fn != "fit":
             return
+        self.compare(state_dict)
         if self._order is None:
             self.setup("fit")
         assert self._order is not None
@@ -224,25 +259,35 @@ class Data(LightningDataModule):
 
     def _train_order(self) -> Order:
         world, rank, accumulation = self._processes()
-        length = len(self._opened()["train"])
-        batch_size = self.batch_size or automatic_batch_size(length, world * accumulation)
-        return Order(length, batch_size, world, rank, accumulation, self.seed)
+        train = self._opened()["train"]
+        batch_size = self.batch_size or automatic_batch_size(len(train), world * accumulation)
+        shuffle = training_shuffle(train, self.order, self.seed, self._found().weights, batch_size)
+        return Order(shuffle, batch_size, world, rank, accumulation)
 
-    def _fixed_loader(self, source: Source) -> DataLoader[Batch]:
+    def _collection_state(self) -> dict[str, Any]:
+        if self._state is None:
+            sources, weights = self._opened(), ":".join(f"{weight:g}" for weight in self._found().weights)
+            prints = {part: fingerprint(sources[part]) for part in ("train", "val") if part in sources}
+            self._state = {"collection": prints, "order": f"{self.order}, seed {self.seed}{', weights ' if weights else ''}{weights}"}
+        return self._state
+
+    def _fixed_loader(self, part: str) -> DataLoader[Batch]:
         world, rank, accumulation = self._processes()
         batch_size = self.batch_size or automatic_batch_size(len(self._opened()["train"]), world * accumulation)
         share = max(1, min(_MOST_AT_ONCE, batch_size // (world * accumulation)))  # no gradients, but unmasked: a training batch may not fit
-        order = Order(len(source), share * world, world, rank, seed=self.seed, shuffle=False, drop_last=False)
-        return self._loader(source, Resize(self.size), order)
+        share += share % 2  # pairs of neighbours, which some metrics compare, stay in one process
+        order = Order(InTurn(len(self._opened()[part])), share * world, world, rank, drop_last=False)
+        return self._loader(part, Resize(self.size), order)
 
-    def _loader(self, source: Source, transform: Callable[[Tensor, int], Tensor], order: Order) -> DataLoader[Batch]:
-        world = self._processes()[0]
+    def _loader(self, part: str, transform: Transform, order: Order) -> DataLoader[Batch]:
+        world, source = self._processes()[0], self._opened()[part]
         workers = automatic_workers(world) if self.num_workers is None else self.num_workers
         summary = self.inspect()
-        shape = (self.channels or summary.channels, summary.height, summary.width)
-        cache = PixelCache(len(source), shape) if PixelCache.fits(len(source), shape) else None
-        reader = Reader(source, transform, self.seed, shape[0], cache)
-        return loader(reader, order, workers, shape[0] * self.size[0] * self.size[1])
+        shape, bits = (self.channels or summary.channels, summary.height, summary.width), self.bits or summary.bits
+        cache = PixelCache(len(source), shape, bits) if PixelCache.fits(len(source), shape, bits) else None
+        patience = most_broken(len(source), self.max_broken)
+        reader = Reader(source, transform, self.seed, shape[0], cache, patience, part == "train", bits, self.value_range)
+        return loader(reader, order, workers, shape[0] * self.size[0] * self.size[1] * bits // 8)
 
     def _processes(self) -> tuple[int, int, int]:
         """(processes, this one's rank, accumulated steps) of the trainer; (1, 0, 1) without one."""

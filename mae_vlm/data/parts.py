@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from mae_vlm.data.collection import open_collection
+from mae_vlm.data.mixture import Prefixed, prefixes
 from mae_vlm.data.problems import Problems
 from mae_vlm.data.sources.base import Columns, Joined, Place, Source
 from mae_vlm.data.sources.scenes import Scenes
 from mae_vlm.data.split import automatic_fraction, split_by_name
 
+MIXTURE = "mixture"  # what data.format says of several collections
 _OTHER_SCENES = 1_000_003  # added to the seed: validation scenes are never training scenes
 
 
@@ -18,7 +21,7 @@ class Ingredient:
     """One collection of a mixture.
 
     Args:
-        path: a folder, file or hub name, as ``data.path``.
+        path: a folder, file or hub name, as ``data.path``; with format scenes none.
         weight: its share of the pictures trained on, beside the weights of the others.
         format: as ``data.format``.
         annotations: as ``data.annotations``.
@@ -26,7 +29,7 @@ class Ingredient:
         val_fraction: as ``data.val_fraction``.
     """
 
-    path: str
+    path: str | None = None
     weight: float = 1.0
     format: str = "auto"
     annotations: str | list[str] | None = None
@@ -34,8 +37,15 @@ class Ingredient:
     val_fraction: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise ValueError(f"data.mixture: weight {self.weight} of {self.path} must be positive; leave the collection out instead")
+        if (self.path is None) != (self.format == "scenes"):
+            raise ValueError(f"data.mixture: path {self.path} with format {self.format}; give a path, or none with format scenes")
+        if not 0 < self.weight < float("inf"):
+            raise ValueError(f"data.mixture: weight {self.weight} of {self.name} must be positive; leave the collection out instead")
+
+    @property
+    def name(self) -> str:
+        """The path, or what stands for it."""
+        return self.path or "generated scenes"
 
 
 @dataclass(frozen=True)
@@ -67,6 +77,7 @@ def open_files(what: Ingredient, columns: Columns, problems: Problems) -> Parts:
     Raises:
         ValueError: the path does not exist or holds no picture, or an option does not fit it.
     """
+    assert what.path is not None
     named = [what.annotations] if isinstance(what.annotations, str) else what.annotations or []
     place = Place(what.path, (), columns, tuple(named), problems=problems)
     found = open_collection(place, what.format)
@@ -90,18 +101,20 @@ def open_files(what: Ingredient, columns: Columns, problems: Problems) -> Parts:
     return Parts({**parts, "train": train, "all": whole}, found.format, split, problems)
 
 
-def open_mixture(what: list[Ingredient], columns: Columns, problems: Problems) -> Parts:
+def open_mixture(what: list[Ingredient], columns: Columns, problems: Problems, scenes: Callable[[], Parts]) -> Parts:
     """Several collections as one: each part joins those of all, class numbers go by name.
+
+    Collections that have names in common get their own before them (see ``mixture.prefixes``). ``scenes`` makes the generated ones.
 
     Raises:
         ValueError: as ``open_files``, for the first that fails.
     """
-    opened = [open_files(one, columns, problems) for one in what]
+    opened = [scenes() if one.path is None else open_files(one, columns, problems) for one in what]
+    before = prefixes([one.name for one in what], [one.sources["all"].names() for one in opened])
     sources: dict[str, Source] = {}
     for part in ("train", "val", "test", "all"):
-        held = [one.sources[part] for one in opened if part in one.sources]
+        held = [(one.sources[part], prefix) for one, prefix in zip(opened, before, strict=True) if part in one.sources]
         if held:
-            sources[part] = Joined(held)
-    split = "; ".join(f"{one.path}: {parts.split}" for one, parts in zip(what, opened, strict=True))
-    formats = "+".join(dict.fromkeys(parts.format for parts in opened))
-    return Parts(sources, formats, split, problems, tuple(one.weight for one in what))
+            sources[part] = Joined([Prefixed(source, prefix) if prefix else source for source, prefix in held])
+    split = "; ".join(f"{one.name}: {parts.split}" for one, parts in zip(what, opened, strict=True))
+    return Parts(sources, MIXTURE, split, problems, tuple(one.weight for one in what))

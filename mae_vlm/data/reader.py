@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,84 +10,113 @@ from torch.utils.data import Dataset
 
 from mae_vlm.data.cache import PixelCache
 from mae_vlm.data.collate import Ready, collate, sample_key
-from mae_vlm.data.decode import decode, to_channels
+from mae_vlm.data.decode import Form, Picture
 from mae_vlm.data.sampler import Draw
 from mae_vlm.data.sources.base import Source
-from mae_vlm.types import Batch, Sample
+from mae_vlm.data.transforms import Transform, apply
+from mae_vlm.types import Batch, Broken, Sample
 
-_MOST_BROKEN, _SHARE_BROKEN = 10, 0.001
+_FEW = 10  # broken pictures that stop no run
+
+
+def most_broken(length: int, share: float) -> int:
+    """How many of ``length`` pictures may be broken: a share of them, and at least 10."""
+    return max(_FEW, int(share * length))
 
 
 class Reader(Dataset[Batch]):
     """``reader[draws]`` is the batch of those draws: one sampler item is one batch, so the DataLoader's batch_size is None.
 
-    ``transform(image_CHW, key)`` brings each picture to its final size. A picture that cannot be read is replaced by the next one
-    that can (the same in every run), with one warning that names it.
+    ``transform`` brings each picture to its final size: it chooses the crop from the header, and no more than that is decoded, unless
+    a ``cache`` keeps whole pictures. A picture that cannot be read is replaced by the next one
+    that can (the same for every worker and in every run) and told in ``Batch.broken``, each time that it is drawn. Whether there are
+    too many is for the run to judge, with what the other workers found.
+
+    Args:
+        patience: broken pictures in a row that are passed over to find a substitute; after more of them, as when a disk is gone, the
+            last good picture stands in, so that the run lives long enough to say why it stops.
+        substitutes_count: whether a substitute is ``real``: in training, but not where each picture counts once.
+        bits, value_range: as in :class:`mae_vlm.data.form.Form`.
 
     Raises:
-        ValueError: more than 10 pictures and more than 0.1 % of the collection are broken, as one worker sees it.
+        ValueError: no picture can be read.
     """
 
     def __init__(
-        self, source: Source, transform: Callable[[Tensor, int], Tensor], seed: int, channels: int, cache: PixelCache | None = None
+        self,
+        source: Source,
+        transform: Transform,
+        seed: int,
+        channels: int,
+        cache: PixelCache | None = None,
+        patience: int | None = None,
+        substitutes_count: bool = True,
+        bits: int = 8,
+        value_range: tuple[float, float] | None = None,
     ) -> None:
-        self.source, self.transform, self.seed, self.channels, self.cache = source, transform, seed, channels, cache
-        self._broken: dict[int, str] = {}
+        self.source, self.transform, self.seed, self.cache = source, transform, seed, cache
+        self.form = Form(channels, bits, value_range)
+        self.patience, self.substitutes_count = len(source) if patience is None else patience, substitutes_count
+        self._broken: dict[int, Broken] = {}
+        self._last: Ready | None = None
         self._known: dict[int, Sample] = {}  # what goes with the cached pixels: id, label and captions
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, draws: list[Draw]) -> Batch:
-        return collate([self._ready(draw) for draw in draws], draws)
+        broken: dict[int, Broken] = {}
+        ready = [self._ready(draw, broken) for draw in draws]
+        self._last = ready[-1]
+        return collate(ready, draws, list(broken.values()))
 
-    def _ready(self, draw: Draw) -> Ready:
-        """The sample of a draw with its key and final pixels, or its substitute's."""
+    def _ready(self, draw: Draw, broken: dict[int, Broken]) -> Ready:
+        """The sample of a draw with its key and final pixels, or its substitute's; what had to be passed over goes to ``broken``."""
+        if draw.index in self._broken:
+            broken[draw.index] = self._broken[draw.index]
+        tried = 0
         for step in range(len(self.source)):
             index = (draw.index + step) % len(self.source)
             if index in self._broken:
                 continue
             try:
-                return self._prepare(index, draw.epoch)
+                return self._prepare(index, draw.epoch)._replace(counts=self.substitutes_count or not step)
             except (ValueError, OSError) as error:
-                self._note(index, error)
-        raise ValueError(f"none of the {len(self.source)} pictures can be read; the last: {list(self._broken.values())[-1]}")
+                broken[index] = self._broken[index] = self._why(index, error)
+            tried += 1
+            if tried > self.patience and self._last is not None:
+                return self._last._replace(counts=self.substitutes_count)
+        last = list(self._broken.values())[-1]
+        raise ValueError(f"none of the {len(self.source)} pictures can be read; the last: {last.id}: {last.reason}")
+
+    def _why(self, index: int, error: Exception) -> Broken:
+        try:
+            name = self.source.name(index)
+        except (ValueError, OSError):  # a table reads its names when first asked for one, and may be gone
+            name = f"number {index}"
+        return Broken(name, " ".join(str(error).split()).removeprefix(f"{name}: "))
 
     def _prepare(self, index: int, epoch: int) -> Ready:
-        sample, pixels = self._cached(index) if self.cache else self._read(index)
-        key = sample_key(self.seed, epoch, sample.id)
-        return Ready(sample, key, self.transform(pixels, key))
-
-    def _read(self, index: int) -> tuple[Sample, Tensor]:
+        if self.cache:
+            sample, pixels = self._cached(index)
+            key = sample_key(self.seed, epoch, sample.id)
+            return Ready(sample, key, apply(pixels, self.transform.plan(pixels.shape[1], pixels.shape[2], key)))
         sample = self.source[index]
-        return sample, self._pixels(sample)
+        key = sample_key(self.seed, epoch, sample.id)
+        picture = Picture(sample.image, self.form, sample.id)
+        return Ready(sample, key, picture.crop(self.transform.plan(picture.height, picture.width, key)))
 
     def _cached(self, index: int) -> tuple[Sample, Tensor]:
-        """As ``_read``, with the pixels that any worker has decoded before and the words that this one has read before."""
+        """The whole picture, which any worker may have decoded before, and the words that this one may have read before."""
         assert self.cache is not None
         pixels, known = self.cache.get(index), self._known.get(index)
         if known is None or pixels is None:
             sample = self.source[index]
-            known = self._known[index] = Sample(sample.id, b"", sample.label, sample.captions)
+            known = self._known[index] = replace(sample, image=b"")
             if pixels is None:
-                pixels = self._pixels(sample)
+                pixels = Picture(sample.image, self.form, sample.id).pixels()
                 self.cache.put(index, pixels)
         return known, pixels
-
-    def _pixels(self, sample: Sample) -> Tensor:
-        if isinstance(sample.image, Tensor):
-            return to_channels(sample.image, self.channels)
-        data = sample.image.read_bytes() if isinstance(sample.image, Path) else sample.image
-        return decode(data, self.channels, sample.id)
-
-    def _note(self, index: int, error: Exception) -> None:
-        self._broken[index] = f"{error}"
-        warnings.warn(f"broken picture replaced by the next one: {error}", RuntimeWarning, stacklevel=2)
-        if len(self._broken) > max(_MOST_BROKEN, _SHARE_BROKEN * len(self.source)):
-            raise ValueError(
-                f"{len(self._broken)} of {len(self.source)} pictures are broken, more than 10 and 0.1 %; the last: {error}; "
-                "remove or repair them"
-            )
 
 
 def one_thread(worker: int) -> None:

@@ -7,6 +7,7 @@ Black and Rogaway, 2002, "Ciphers with arbitrary finite domains"). No list of in
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -18,10 +19,15 @@ from mae_vlm.tokens.chance import key_of
 
 _ROUNDS = 6
 _WORD = 0xFFFF_FFFF_FFFF_FFFF
+_TOGETHER = 4  # blocks shuffled as one: two such groups, which a batch may touch, stay within the 8 row groups that a table keeps
 
 
 class Draw(NamedTuple):
-    """One sample to read: where, for which epoch, and whether it counts (False: it only fills up a last batch)."""
+    """One sample to read: where, for which time, and whether it counts (False: it only fills up a last batch).
+
+    ``epoch`` numbers the passes over the sample's own collection: it grows each time that the sample is drawn, also within an
+    epoch of a mixture, and so crops and masks differ.
+    """
 
     index: int  # type: ignore[assignment]  # a tuple's own method of that name is not needed
     epoch: int
@@ -58,18 +64,86 @@ def _mix(words: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return words ^ (words >> np.uint64(31))
 
 
+class Shuffle(ABC):
+    """A pure function from (epoch, position) to the sample drawn there; an epoch has ``length`` positions.
+
+    ``shuffle(epoch, positions)``, with int64 positions in ``[0, length)``, gives two int64 arrays of their shape: the samples'
+    indices, and which pass over its collection each belongs to (``Draw.epoch``).
+    """
+
+    length: int
+
+    @abstractmethod
+    def __call__(self, epoch: int, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]: ...
+
+
+class InTurn(Shuffle):
+    """No shuffling: the order of the collection, always the first pass (validation: same crops, same masks)."""
+
+    def __init__(self, length: int) -> None:
+        self.length = length
+
+    def __call__(self, epoch: int, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return positions, np.zeros_like(positions)
+
+
+class Full(Shuffle):
+    """Every epoch another permutation of the whole collection, in constant memory."""
+
+    def __init__(self, length: int, seed: int) -> None:
+        self.length, self.seed = length, seed
+
+    def __call__(self, epoch: int, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        return permuted(positions, self.length, key_of(self.seed, epoch)), np.full_like(positions, epoch)
+
+
+class Blocks(Shuffle):
+    """Blocks (shards, row groups) in another order every epoch, and the samples of each 4 that follow one another shuffled together.
+
+    What is read at a time lies in few blocks, which a slow or remote disk can hold near. Memory and the start of an epoch cost
+    O(blocks), a position O(log blocks).
+
+    Args:
+        ends: int64, where each block ends; the last is the length.
+    """
+
+    def __init__(self, ends: NDArray[np.int64], seed: int) -> None:
+        self.ends, self.seed, self.length = ends, seed, int(ends[-1])
+        self._epoch = -1
+
+    def __call__(self, epoch: int, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        if epoch != self._epoch:
+            self._deal(epoch)
+        indices = np.empty_like(positions)
+        groups = np.searchsorted(self._group_ends, positions, side="right")
+        for group in np.unique(groups).tolist():
+            here = groups == group
+            begin = int(self._group_ends[group - 1]) if group else 0
+            size = int(self._group_ends[group]) - begin
+            mixed = begin + permuted(positions[here] - begin, size, key_of(self.seed, epoch, 1, group))
+            block = np.searchsorted(self._dealt_ends, mixed, side="right")
+            indices[here] = mixed - self._dealt_ends[block] + self.ends[self._dealt[block]]
+        return indices, np.full_like(positions, epoch)
+
+    def _deal(self, epoch: int) -> None:
+        """The blocks in the order of an epoch, and where each and each group of them ends in it."""
+        sizes = np.diff(self.ends, prepend=0)
+        self._dealt = permuted(np.arange(len(sizes), dtype=np.int64), len(sizes), key_of(self.seed, epoch, 0))
+        self._dealt_ends = np.cumsum(sizes[self._dealt])
+        last = np.minimum(np.arange(_TOGETHER, len(sizes) + _TOGETHER, _TOGETHER), len(sizes)) - 1
+        self._group_ends, self._epoch = self._dealt_ends[last], epoch
+
+
 class Order(Sampler[list[Draw]]):
     """Batches of draws for one process: its part of every (micro-)step of an epoch.
 
     Global step ``s`` of an epoch is positions ``[s * batch_size, (s + 1) * batch_size)`` of the epoch's permutation; its
     ``accumulation`` micro-steps x ``world`` processes take equal, disjoint parts of it, so their union does not depend on either.
     Without ``drop_last`` every sample comes exactly once: the last step is divided evenly and filled up with draws that are not
-    ``real``, so that all processes take the same number of batches of the same size.
-
-    Without ``shuffle`` the order is that of the collection and the epoch of every draw is 0 (validation: same crops, same masks).
+    ``real``, so that all processes take the same number of batches of the same, even size: neighbours (0 1)(2 3) stay together.
 
     Args:
-        length: samples in the collection.
+        shuffle: which sample is drawn at which position.
         batch_size: pictures per optimizer step, over all processes and accumulation.
         world: processes; ``rank`` is this one's number.
         accumulation: micro-steps per optimizer step.
@@ -80,16 +154,14 @@ class Order(Sampler[list[Draw]]):
 
     def __init__(
         self,
-        length: int,
+        shuffle: Shuffle,
         batch_size: int,
         world: int = 1,
         rank: int = 0,
         accumulation: int = 1,
-        seed: int = 0,
-        shuffle: bool = True,
         drop_last: bool = True,
     ) -> None:
-        parts = world * accumulation
+        parts, length = world * accumulation, shuffle.length
         if batch_size < 1 or batch_size % parts:
             near = max(parts, round(batch_size / parts) * parts)
             raise ValueError(
@@ -101,9 +173,8 @@ class Order(Sampler[list[Draw]]):
             advice = f"set data.batch_size to at most {most}" if most else f"add pictures, or use fewer than {parts} processes x steps"
             raise ValueError(f"batch_size {batch_size} is more than the {length} pictures to train on; {advice}")
         assert 0 <= rank < world, f"rank {rank} of {world}"
-        self.length, self.batch_size, self.seed = length, batch_size, seed
-        self.world, self.rank, self.accumulation = world, rank, accumulation
-        self.shuffle, self.drop_last = shuffle, drop_last
+        self.shuffle, self.length, self.batch_size = shuffle, length, batch_size
+        self.world, self.rank, self.accumulation, self.drop_last = world, rank, accumulation, drop_last
         self.epoch, self._resumed = 0, (0, 0)
 
     @property
@@ -134,11 +205,11 @@ class Order(Sampler[list[Draw]]):
         """What this process reads in one micro-step of one epoch; costs the same for every step."""
         parts = self.world * self.accumulation
         start = step * self.batch_size
-        size = -(-min(self.batch_size, self.length - start) // parts)  # of the last step only what is left
+        size = self.batch_size // parts
+        if start + self.batch_size > self.length:  # of the last step only what is left
+            size = -(-(self.length - start) // (2 * parts)) * 2
         begin = start + (micro * self.world + self.rank) * size
         positions = np.arange(begin, begin + size, dtype=np.int64)
         real = positions < self.length
-        indices = positions % self.length
-        if self.shuffle:
-            indices = permuted(indices, self.length, key_of(self.seed, epoch))
-        return [Draw(index, epoch if self.shuffle else 0, counts) for index, counts in zip(indices.tolist(), real.tolist(), strict=True)]
+        indices, passes = self.shuffle(epoch, positions % self.length)
+        return [Draw(*draw) for draw in zip(indices.tolist(), passes.tolist(), real.tolist(), strict=True)]

@@ -71,7 +71,7 @@ def test_labels_of_all_parts_follow_the_training_classes(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("missing", r"data\.path .*missing does not exist; give a folder, a \.parquet or \.tar file, or a picture$"),
+        ("missing", r"data\.path .*missing does not exist; give a folder, a list .*, a \.parquet or \.tar file, or a picture$"),
         ("empty", r"data\.path .*empty is an empty folder; give a folder of pictures"),
         ("words", r"data\.path .*words holds no picture; give a folder of pictures"),
     ],
@@ -92,9 +92,9 @@ def test_a_path_like_a_hub_name_gets_the_hint_and_does_not_go_to_the_network():
 
 def test_an_unknown_format_and_a_format_that_is_not_there_are_refused(tmp_path):
     write_folder(tmp_path, ["a.png"])
-    with pytest.raises(ValueError, match=r"data\.format zip is unknown; use one of auto, scenes, hub, folder"):
+    with pytest.raises(ValueError, match=r"data\.format zip is unknown; use one of auto, scenes, hub, coco, voc, .*, folder, parquet, tar"):
         open_collection(Place(str(tmp_path)), "zip")
-    with pytest.raises(ValueError, match=r"holds no \.tar file; set data\.format"):
+    with pytest.raises(ValueError, match=r"holds no \.tar file; .*set data\.format auto"):
         open_collection(Place(str(tmp_path)), "tar")
 
 
@@ -107,7 +107,12 @@ def test_an_unknown_format_and_a_format_that_is_not_there_are_refused(tmp_path):
         ("easy-vqa", ("parquet", {"train": 4_000, "val": 500})),
         ("imagenet-sample", ("tar", {"train": 400, "val": 50})),
         ("flickr8k-sub", ("tar", {"train": 500, "val": 120})),
-        ("bccd", ("folder", {"train": 205, "val": 87, "test": 72})),
+        ("bccd", ("coco", {"train": 205, "val": 87, "test": 72})),
+        ("camvid", ("masks", {"train": 245, "val": 101})),
+        ("coco-mini", ("coco", {"train": 80, "val": 79})),
+        ("coco128-panoptic", ("coco", {"train": 56, "val": 14})),
+        ("daquar", ("qa", {"train": 660, "val": 134})),  # one of its 135 has no question
+        ("dsb2018-nuclei", ("coco", {"train": 160, "val": 45})),
     ],
 )
 def test_shared_sets_have_the_counts_of_their_readme(name, expected):

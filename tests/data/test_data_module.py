@@ -1,12 +1,11 @@
 from __future__ import annotations
 
-import warnings
-
 import pytest
 import torch
 from lightning import LightningModule, Trainer
-from pictures_on_disk import SHARED, picture, write_folder
+from pictures_on_disk import SHARED, picture, write_folder, write_tar
 
+from mae_vlm.callbacks.checkpoint import Checkpoint
 from mae_vlm.data.module import Data
 
 
@@ -96,21 +95,117 @@ def test_resume_goes_on_in_the_middle_of_an_epoch(photos):
     assert [batch.ids for batch in again.train_dataloader()] == whole[3:]
 
 
-def test_a_broken_picture_is_replaced_by_the_next_and_named(photos):
-    (photos / "7.png").write_bytes(b"broken")
-    data = Data(str(photos), batch_size=56, val_fraction=0, image_size=16, num_workers=0)
-    with pytest.warns(RuntimeWarning, match=r"broken picture replaced by the next one: 7\.png: not a picture"):
-        batch = next(iter([batch for _ in range(3) for batch in data.train_dataloader()]))
-    assert len(batch) == 56
+def batches_of(path, workers=0, **options):
+    data = Data(str(path), batch_size=12, val_fraction=0, image_size=16, num_workers=workers, **options)
+    return list(data.train_dataloader())
 
 
-def test_too_many_broken_pictures_stop_the_run(photos):
-    for number in range(20):
+BAD = {
+    "truncated": lambda file: file.write_bytes(file.read_bytes()[:700]),
+    "empty": lambda file: file.write_bytes(b""),
+    "wrong": lambda file: file.write_bytes(b"<html>not found</html>"),
+    "vanished": lambda file: file.unlink(),
+    "oversized": lambda file: file.write_bytes(oversized()),
+}
+
+
+def oversized():
+    """A PNG header of 60,000 x 60,000 pixels."""
+    import struct
+    import zlib
+
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+
+@pytest.mark.parametrize("bad", sorted(BAD))
+def test_a_bad_picture_is_replaced_by_the_next_and_told_with_its_reason(photos, bad):
+    whole = batches_of(photos)
+    data = Data(str(photos), batch_size=12, val_fraction=0, image_size=16, num_workers=0)
+    loader = data.train_dataloader()
+    names = [data._opened()["train"].name(index) for index in range(60)]
+    lost, substitute = names[7], names[8]
+    BAD[bad](photos / lost)
+    found = list(loader)
+    assert [len(batch) for batch in found] == [12] * 5 and all(batch.real_B.all() for batch in found)
+    expected = [substitute if name == lost else name for batch in whole for name in batch.ids]
+    assert [name for batch in found for name in batch.ids] == expected
+    told = [one for batch in found for one in batch.broken]
+    assert [one.id for one in told] == [lost] and told[0].reason
+    assert "\n" not in told[0].reason and not told[0].reason.startswith(lost)
+
+
+def test_shards_are_shuffled_by_blocks_where_asked_for_and_as_a_whole_else(tmp_path):
+    for shard in range(12):
+        write_tar(tmp_path / f"{shard:02}.tar", {f"{number}.png": picture(shard) for number in range(10)})
+    shards = {}
+    for order in ("blocks", "auto"):
+        data = Data(str(tmp_path), batch_size=40, val_fraction=0, image_size=16, num_workers=0, order=order)
+        batches = [batch.ids for batch in data.train_dataloader()]
+        assert len({name for ids in batches for name in ids}) == 120
+        shards[order] = [len({name.partition("/")[0] for name in ids}) for ids in batches]
+    assert shards["blocks"] == [4, 4, 4] and min(shards["auto"]) > 4
+
+
+def test_every_worker_takes_the_same_substitute_and_tells_it_each_time(photos):
+    for number in (3, 4, 17, 30):
         (photos / f"{number}.png").write_bytes(b"")
-    data = Data(str(photos), batch_size=56, val_fraction=0, image_size=16, num_workers=0)
-    with warnings.catch_warnings(), pytest.raises(ValueError, match=r"11 of 60 pictures are broken, more than 10 and 0\.1 %"):
-        warnings.simplefilter("ignore")
-        next(iter(data.train_dataloader()))
+    told = []
+    for workers in (0, 2):
+        data = Data(str(photos), batch_size=12, val_fraction=0, image_size=16, num_workers=workers)
+        loader = data.train_dataloader()
+        told.append([(batch.ids, sorted(batch.broken)) for _ in range(2) for batch in loader])
+    for epochs in told:
+        assert {one.id for _, broken in epochs for one in broken} == {f"{number}.png" for number in (3, 4, 17, 30)}
+        assert {one.id for _, broken in epochs[5:] for one in broken} == {f"{number}.png" for number in (3, 4, 17, 30)}
+    assert [ids for ids, _ in told[0]] == [ids for ids, _ in told[1]]
+
+
+def test_a_broken_file_is_not_read_again(photos, monkeypatch):
+    (photos / "7.png").write_bytes(b"broken")
+    data = Data(str(photos), batch_size=12, val_fraction=0, image_size=16, num_workers=0)
+    loader, read = data.train_dataloader(), []
+    source = type(data._opened()["train"])
+    original = source.__getitem__
+    monkeypatch.setattr(source, "__getitem__", lambda self, index: (read.append(self.name(index)), original(self, index))[1])
+    for _ in range(3):
+        list(loader)
+    assert read.count("7.png") == 1
+
+
+def test_a_substitute_does_not_count_in_validation(photos):
+    data = Data(str(photos), val_fraction=0.5, batch_size=4, image_size=16, num_workers=0)
+    count, loader = data.inspect().val, data.val_dataloader()
+    lost = data._opened()["val"].name(3)
+    (photos / lost).unlink()
+    batches = list(loader)
+    counted = [name for batch in batches for name, real in zip(batch.ids, batch.real_B.tolist(), strict=True) if real]
+    assert len(counted) == len(set(counted)) == count - 1 and lost not in counted
+
+
+def test_more_broken_pictures_than_may_be_leave_the_loader_alive(photos):
+    for number in range(40):
+        (photos / f"{number}.png").write_bytes(b"")
+    assert [len(batch) for batch in batches_of(photos)] == [12] * 5
+
+
+def test_a_disk_that_vanishes_does_not_keep_the_loader_searching(photos):
+    loader = Data(str(photos), batch_size=12, val_fraction=0, image_size=16, num_workers=0).train_dataloader()
+    batches = iter(loader)
+    next(batches)
+    for file in photos.iterdir():
+        file.unlink()
+    second = next(batches)
+    assert len(second) == 12 and 11 <= len(second.broken) < 59, "what may be broken and one more, not all that there is"
+
+
+def test_a_collection_without_a_readable_picture_is_refused(photos):
+    data = Data(str(photos), batch_size=12, val_fraction=0, image_size=16, channels=3, num_workers=0)
+    loader = data.train_dataloader()
+    for file in photos.iterdir():
+        file.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"none of the 60 pictures can be read; the last: \d+\.png: "):
+        next(iter(loader))
 
 
 def test_grey_collections_have_one_channel_unless_told(tmp_path):
@@ -132,9 +227,13 @@ def test_grey_collections_have_one_channel_unless_told(tmp_path):
     ("options", "message"),
     [
         ({"format": "zip"}, r"data\.format zip is unknown"),
+        ({"format": "tar", "mixture": [{"path": "A"}]}, r"data\.format tar beside data\.mixture"),
+        ({"path": "A", "mixture": [{"path": "A"}]}, r"data\.path A and data\.mixture are both set"),
         ({"format": "tar"}, r"data\.format tar needs pictures; set data\.path"),
         ({"image_size": 0}, r"data\.image_size 0 must be positive"),
-        ({"channels": 4}, r"data\.channels 4 is not possible yet; use 1 \(grey\) or 3 \(RGB\)"),
+        ({"channels": 0}, r"data\.channels 0 must be at least 1"),
+        ({"order": "random"}, r"data\.order random is unknown; use one of auto, full, blocks"),
+        ({"max_broken": 2}, r"data\.max_broken 2 must be a share of the pictures from 0 to 1"),
         ({"val_fraction": 1.0}, r"data\.val_fraction 1.0 must be at least 0 and less than 1"),
         ({"batch_size": 0}, r"data\.batch_size 0 must be at least 1"),
         ({"num_workers": -1}, r"data\.num_workers -1 must be at least 0"),
@@ -152,6 +251,7 @@ def test_options_that_never_fit_are_refused_at_once(options, message):
     [
         ({"mean": [0.5]}, r"data\.mean \[0.5\] has 1 numbers for 3 channels"),
         ({"std": [0.5, 0.5, 0.0]}, r"data\.std .* must be positive"),
+        ({"order": "blocks"}, r"data\.order blocks needs shards, or tables .* which .*photos is not; set data\.order full"),
         ({"batch_size": 1000}, r"batch_size 1000 is more than the \d+ pictures to train on; set data\.batch_size to at most"),
     ],
 )
@@ -194,6 +294,23 @@ def test_lightning_shuffles_every_epoch_and_accumulates_the_same_pictures(photos
     assert runs[0][:half] != runs[0][half:]
     predicted = trainer.predict(model, data)
     assert sorted(name for ids in predicted for name in ids) == sorted(f"{number}.png" for number in range(60))
+
+
+@pytest.mark.parametrize("accumulation", [1, 3])
+@pytest.mark.parametrize("step", [1, 7])
+def test_a_checkpoint_goes_on_with_another_accumulation_where_the_first_had_stopped(photos, tmp_path, accumulation, step):
+    """60 pictures, 5 steps an epoch: two epochs draw each twice, whatever the step of the interruption."""
+    ids = []
+    for turn, (steps, parts) in enumerate([(step, 2), (10, accumulation)]):
+        checkpoint = Checkpoint()
+        checkpoint.folder = tmp_path / f"{turn}"
+        options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False}
+        trainer = Trainer(max_steps=steps, accelerator="cpu", accumulate_grad_batches=parts, callbacks=[checkpoint], **options)
+        data = Data(str(photos), batch_size=12, image_size=16, num_workers=0, val_fraction=0)
+        trainer.fit(model := Counting(), data, ckpt_path=tmp_path / "0" / "checkpoints" / "last.ckpt" if turn else None, weights_only=True)
+        ids += [name for _, batch in model.trained for name in batch]
+        assert trainer.global_step == steps
+    assert len(ids) == 120 and set(ids[:60]) == set(ids[60:]) and len(set(ids)) == 60
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data sets are not beside this checkout")

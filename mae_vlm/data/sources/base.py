@@ -12,11 +12,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from mae_vlm.data.problems import Problems
 from mae_vlm.data.sources.files import walk
-from mae_vlm.types import Sample
+from mae_vlm.types import Deferred, Sample
 
 
 class Source(ABC):
@@ -30,11 +32,13 @@ class Source(ABC):
         object_classes: names of ``Sample.classes`` and of ``Sample.semantic``, where samples have them.
         block_ends: int64, where each block of samples that are cheap to read together ends (a shard, a row group); None where any order
             costs the same.
+        prefers_blocks: whether reading in any order is slow (remote shards, large tables): ``data.order auto`` shuffles by blocks.
     """
 
     classes: list[str] | None = None
     object_classes: list[str] | None = None
     block_ends: NDArray[np.int64] | None = None
+    prefers_blocks: bool = False
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -137,6 +141,7 @@ class Part(Source):
     def __init__(self, whole: Source, indices: NDArray[np.int64]) -> None:
         self.whole, self.indices = whole, indices
         self.classes, self.object_classes = whole.classes, whole.object_classes
+        self.prefers_blocks = whole.prefers_blocks
         if whole.block_ends is not None:  # indices rise: a block's samples stay together
             ends = np.searchsorted(indices, whole.block_ends)
             self.block_ends = np.unique(ends[ends > 0]).astype(np.int64)
@@ -154,14 +159,37 @@ class Part(Source):
         return self.whole.names().take(pa.array(self.indices))
 
 
+@dataclass(frozen=True)
+class Renumbered:
+    """A ``Deferred`` semantic mask whose class ``k`` is number ``moves[k]`` of ``classes`` (None: all stay)."""
+
+    semantic: Tensor | Deferred
+    moves: list[int] | None
+    classes: int
+
+    def decode(self) -> Tensor:
+        """As ``Sample.semantic``; errors as those of the mask."""
+        own_HW = self.semantic if isinstance(self.semantic, Tensor) else self.semantic.decode()
+        unknown_HW = own_HW == 255 if own_HW.dtype == torch.uint8 else own_HW < 0
+        numbers_HW = own_HW.long().masked_fill(unknown_HW, 0)
+        if self.moves is not None:
+            numbers_HW = torch.tensor(self.moves)[numbers_HW]
+        few = self.classes <= 255
+        return numbers_HW.masked_fill(unknown_HW, 255 if few else -1).to(torch.uint8 if few else torch.int16)
+
+
 class Joined(Source):
-    """All pictures of several sources, one source after the other; class numbers go by the names of the classes."""
+    """All pictures of several sources, one source after the other; class numbers go by the names of the classes.
+
+    Where some sources have names, the numbers of those without mean nothing and are left out.
+    """
 
     def __init__(self, parts: Sequence[Source]) -> None:
         self.parts = list(parts)
         self.classes, self._labels = _union([part.classes for part in self.parts])
         self.object_classes, self._objects = _union([part.object_classes for part in self.parts])
         self._ends = list(accumulate(len(part) for part in self.parts))
+        self.prefers_blocks = any(part.prefers_blocks for part in self.parts)
         if any(part.block_ends is not None for part in self.parts):
             starts = [0, *self._ends]
             own = [part.block_ends if part.block_ends is not None else np.array([len(part)]) for part in self.parts]
@@ -172,12 +200,14 @@ class Joined(Source):
 
     def __getitem__(self, index: int) -> Sample:
         part, inner = self._locate(index)
-        sample = self.parts[part][inner]
+        sample = replace(self.parts[part][inner])  # a copy: the part may keep its own
         labels, objects = self._labels[part], self._objects[part]
         if labels is not None and sample.label is not None:
-            sample.label = int(labels[sample.label])
+            sample.label = labels[sample.label] if labels else None
         if objects is not None and sample.classes is not None:
-            sample.classes = sample.classes.new_tensor(objects)[sample.classes]
+            sample.classes = sample.classes.new_tensor(objects)[sample.classes] if objects else None
+        if sample.semantic is not None and self.object_classes and (objects is not None or len(self.object_classes) > 255):
+            sample.semantic = Renumbered(sample.semantic, objects, len(self.object_classes)) if objects != [] else None
         return sample
 
     def name(self, index: int) -> str:
@@ -193,8 +223,11 @@ class Joined(Source):
 
 
 def _union(lists: list[list[str] | None]) -> tuple[list[str] | None, list[list[int] | None]]:
-    """All class names in order of first appearance, and for each list where its numbers go (None: they stay)."""
+    """All class names in order of first appearance, and for each list where its numbers go (None: they stay; empty: nowhere)."""
     known = [names for names in lists if names is not None]
     union = list(dict.fromkeys(name for names in known for name in names))
-    moves = [None if names is None or names == union[: len(names)] else [union.index(name) for name in names] for names in lists]
+    moves: list[list[int] | None] = []
+    for names in lists:
+        stay = names == union[: len(names)] if names is not None else not union
+        moves.append(None if stay else [union.index(name) for name in names or []])
     return union or None, moves
