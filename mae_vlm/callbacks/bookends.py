@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 
@@ -9,7 +11,8 @@ from lightning.pytorch.callbacks import Callback
 class Bookends(Callback):
     """Validates before the first step and after the last, so that every run has a loss to compare with.
 
-    The metrics of the first validation are kept in ``start``, those of the newest in ``end``.
+    A run that was cut off before or during a validation that was due makes up for it when it is resumed. The metrics of the first
+    validation are kept in ``start``, those of the newest in ``end``.
     """
 
     def __init__(self) -> None:
@@ -17,8 +20,14 @@ class Bookends(Callback):
         self.end: dict[str, float] = {}
         self._validated_step = -1
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"validated_step": self._validated_step, "start": self.start, "end": self.end}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._validated_step, self.start, self.end = state_dict["validated_step"], state_dict["start"], state_dict["end"]
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.global_step == 0:
+        if trainer.global_step == 0 or (self._validated_step != trainer.global_step and _is_due(trainer)):
             validate_now(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -29,6 +38,20 @@ class Bookends(Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._validated_step != trainer.global_step:
             validate_now(trainer, pl_module)
+
+
+def _is_due(trainer: pl.Trainer) -> bool:
+    """Whether the run's schedule puts a validation after the step that was just taken."""
+    batches = trainer.global_step * trainer.accumulate_grad_batches
+    if trainer.val_check_batch is None or trainer.val_check_batch == float("inf"):
+        return False
+    every = int(trainer.val_check_batch)
+    if trainer.check_val_every_n_epoch is None:
+        return batches % every == 0
+    epoch, place = divmod(batches, int(trainer.num_training_batches))
+    if place == 0:  # at the end of epoch ``epoch - 1``
+        return epoch % trainer.check_val_every_n_epoch == 0 and int(trainer.num_training_batches) % every == 0
+    return (epoch + 1) % trainer.check_val_every_n_epoch == 0 and place % every == 0
 
 
 def validate_now(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

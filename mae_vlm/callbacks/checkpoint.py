@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from typing import Any
@@ -12,84 +11,109 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
+from mae_vlm import storage
+from mae_vlm.callbacks.random_state import all_states, restore
 from mae_vlm.types import CHECKPOINT_FORMAT, CHECKPOINT_KEY
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes ``PATH.partial`` in the target's own folder, syncs it to disk and renames it; never through ``$TMPDIR``."""
+class DurableCheckpointIO(TorchCheckpointIO):
+    """Writes checkpoints whole or not at all, with their checksum in the folder's ``manifest.json``; never through ``$TMPDIR``."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(target.name + ".partial")
-        try:
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        step = int(checkpoint.get("global_step", 0))
+        storage.write_whole(Path(path), lambda file: torch.save(checkpoint, file), step)
 
 
 class Checkpoint(LightningCheckpoint):
-    """Keeps ``checkpoints/last.ckpt`` of the run's folder, and numbered ones where asked for.
+    """Keeps numbered checkpoints ``step_<n>.ckpt`` in the run's folder ``checkpoints``, and ``last.ckpt``, a link to the newest.
 
     Every checkpoint holds the resolved config and a format version under ``mae_vlm``, so that a file is enough to rebuild the model.
+    It is always written at the end of the run, and when the run is told to stop.
 
     Args:
-        every_n_steps: also keep ``step_<n>.ckpt`` every so many optimizer steps; None keeps only ``last``.
-        every_n_minutes: refresh ``last`` this often; it is always written at the end of the run.
+        every_n_steps: write one every so many optimizer steps.
+        every_n_minutes: write one this often; the clock is looked at every ten steps.
+        keep_last: how many of the newest stay; with 2 or more, a damaged one has a whole one before it.
+        keep_every: those of steps that are multiples of this stay for good.
 
     Raises:
-        ValueError: an interval that is not positive.
+        ValueError: an interval that is not positive, or nothing kept.
     """
 
-    def __init__(self, every_n_steps: int | None = None, every_n_minutes: float = 10.0) -> None:
+    def __init__(
+        self, every_n_steps: int | None = None, every_n_minutes: float = 10.0, keep_last: int = 2, keep_every: int | None = None
+    ) -> None:
         if (every_n_steps is not None and every_n_steps < 1) or every_n_minutes <= 0:
             raise ValueError(f"checkpoint.every_n_steps {every_n_steps} and every_n_minutes {every_n_minutes} must be positive")
+        if keep_last < 1 or (keep_every is not None and keep_every < 1):
+            raise ValueError(f"checkpoint.keep_last {keep_last} and keep_every {keep_every} must be at least 1")
         self.every_n_steps, self.every_n_minutes = every_n_steps, every_n_minutes
+        self.keep_last, self.keep_every = keep_last, keep_every
         self.folder: Path | None = None  # set by the CLI, which numbers the run
         self.config = ""
-        self._saved_step = 0
+        self._random: list[dict[str, Any]] = []
+        self._saved_step = -1
         self._saved_at = time.monotonic()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
+        self._saved_step, self._saved_at = -1, time.monotonic()
+        restore(self._random, trainer.global_rank)
+        if self.folder is not None and trainer.is_global_zero:
+            for part in (self.folder / "checkpoints").glob("*.partial"):  # of a process that was killed while writing
+                part.unlink()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
         if step == self._saved_step or self.folder is None:
             return
-        if self.every_n_steps and step % self.every_n_steps == 0:
-            self._save(trainer, f"step_{step:08d}.ckpt")
-        if step % 10 == 0 and trainer.strategy.broadcast(time.monotonic() - self._saved_at > 60 * self.every_n_minutes):
-            self._save(trainer, "last.ckpt")  # the first process's clock decides, or the others would not meet it in the barrier
+        due = any(every and step % every == 0 for every in (self.every_n_steps, self.keep_every))
+        if not due and step % 10 == 0:  # the first process's clock decides, or the others would not meet it in the barrier
+            due = trainer.strategy.broadcast(time.monotonic() - self._saved_at > 60 * self.every_n_minutes)
+        if due:
+            self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._save(trainer, "last.ckpt")
+        self.save(trainer)
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
-        _place_in_epoch(checkpoint["loops"]["fit_loop"], trainer)
-        checkpoint[CHECKPOINT_KEY] = {"format": CHECKPOINT_FORMAT, "config": self.config}
+        _place_in_epoch(checkpoint["loops"]["fit_loop"], trainer, int(trainer.num_training_batches))
+        states = all_states(trainer.world_size)
+        checkpoint[CHECKPOINT_KEY] = {"format": CHECKPOINT_FORMAT, "config": self.config, "random": states}
 
-    def _save(self, trainer: pl.Trainer, name: str) -> None:
-        if self.folder is None or getattr(trainer, "fast_dev_run", False):
-            return
-        trainer.save_checkpoint(self.folder / "checkpoints" / name)
-        self._saved_step = trainer.global_step
-        if name == "last.ckpt":
-            self._saved_at = time.monotonic()
+    def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self._random = checkpoint.get(CHECKPOINT_KEY, {}).get("random", [])
+        batches = getattr(trainer.datamodule, "batches", None)  # type: ignore[attr-defined]
+        if trainer.state.fn == "fit" and batches and trainer.limit_train_batches == 1.0:  # accumulation or length may be others by now
+            _place_in_epoch(checkpoint["loops"]["fit_loop"], trainer, batches, checkpoint["global_step"])
+
+    def save(self, trainer: pl.Trainer) -> Path | None:
+        """Write the checkpoint of this step, all processes together, and let ``last.ckpt`` name it; nothing if it is there already."""
+        step = trainer.global_step
+        if self.folder is None or getattr(trainer, "fast_dev_run", False) or step == self._saved_step:
+            return None
+        file = self.folder / "checkpoints" / f"step_{step:08d}.ckpt"
+        trainer.save_checkpoint(file)
+        self._saved_step, self._saved_at = step, time.monotonic()
+        if trainer.is_global_zero:
+            storage.point(file.with_name(storage.LAST), file)
+            self._prune(file.parent)
+        return file
+
+    def _prune(self, folder: Path) -> None:
+        numbered = [file for file in storage.checkpoints(folder) if file.name.startswith("step_")]
+        for file in numbered[self.keep_last :]:
+            if not (self.keep_every and int(file.stem.removeprefix("step_")) % self.keep_every == 0):
+                storage.remove(file)
 
 
-def _place_in_epoch(loop: dict[str, Any], trainer: pl.Trainer) -> None:
+def _place_in_epoch(loop: dict[str, Any], trainer: pl.Trainer, batches: int, step: int | None = None) -> None:
     """Write the run's true place into Lightning's counters: after ``global_step`` whole optimizer steps, nothing half done.
 
     Lightning (2.6) saves them in the middle of its hooks: one batch behind at the end of a batch, one epoch ahead at the
     end of a run, so that a resumed run would repeat or skip batches.
     """
-    batches = int(trainer.num_training_batches)
-    epoch, place = divmod(trainer.global_step * trainer.accumulate_grad_batches, batches)
+    step = trainer.global_step if step is None else step
+    epoch, place = divmod(step * trainer.accumulate_grad_batches, batches)
     begun = epoch + (place > 0)
     for scope in loop["epoch_progress"].values():
         scope.update(ready=begun, started=begun, processed=epoch, completed=epoch)
@@ -97,4 +121,4 @@ def _place_in_epoch(loop: dict[str, Any], trainer: pl.Trainer) -> None:
     progress["is_last_batch"] = False
     for scope, count in (("current", place), ("total", epoch * batches + place)):
         progress[scope].update(ready=count, started=count, processed=count, completed=count)
-    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = trainer.global_step - 1  # the loader adds one, or the curves would shift
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = step - 1  # the loader adds one, or the curves would shift

@@ -8,24 +8,39 @@ from typing import Any
 from mae_vlm.convert import native
 
 # What describes a collection: of no use for another one. Its look (size, channels, mean) belongs to the weights and stays.
-_COLLECTION = ("path", "format", "val_path", "val_fraction", "image_column", "label_column", "scenes", "val_scenes")
+_COLLECTION = (
+    *("path", "format", "annotations", "val_path", "val_fraction", "mixture", "scenes", "val_scenes", "allow_changes"),
+    *("image_column", "label_column", "caption_column", "question_column", "answer_column", "split_column", "order"),
+)
 _LENGTH = ("max_steps", "max_epochs", "max_time")
 
 
-def find_checkpoint(word: str, root: Path, name: str) -> Path:
-    """The file that ``word`` means: a checkpoint, a run folder, or ``last``, the newest of ``root/name``.
+def find_checkpoint(word: str, root: Path, name: str) -> Path | None:
+    """The file that ``word`` means: a checkpoint, a run folder, or ``last``: the newest whole one of the runs ``root/name``.
+
+    ``auto`` is ``last`` where there is one, else None: the run starts afresh.
 
     Raises:
         ValueError: there is none.
     """
-    if word == "last":
-        found = sorted((root / name).glob("version_*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-        if not found:
-            raise ValueError(
-                f"--ckpt_path last: no checkpoint under {root / name}; begin without it, or set --name and --trainer.default_root_dir"
-            )
-        return found[-1]
-    return native.find_checkpoint(word)
+    if word not in ("last", "auto"):
+        return native.find_checkpoint(word)
+    runs = {file.parent.parent for file in (root / name).glob("version_*/checkpoints/*.ckpt")}
+    refused = ""
+    for run in sorted(runs, key=_saved_at, reverse=True):
+        try:
+            return native.newest_whole(run)
+        except ValueError as problem:
+            refused = f" ({problem})"
+    if word == "auto" and not refused:
+        return None
+    raise ValueError(
+        f"--ckpt_path {word}: no checkpoint under {root / name}{refused}; begin without it, or set --name and --trainer.default_root_dir"
+    )
+
+
+def _saved_at(run: Path) -> float:
+    return max(file.lstat().st_mtime for file in (run / "checkpoints").glob("*.ckpt"))
 
 
 def base_config(stored: dict[str, Any], verb: str, explicit: dict[str, Any]) -> dict[str, Any]:
@@ -33,7 +48,8 @@ def base_config(stored: dict[str, Any], verb: str, explicit: dict[str, Any]) -> 
     base: dict[str, Any] = {name: stored[name] for name in ("seed_everything", "model", "data") if name in stored}
     base["data"] = dict(base.get("data") or {})
     base["data"].pop("num_workers", None)  # belongs to the machine
-    if "data.path" in explicit:
+    base["data"].pop("allow_changes", None)  # said anew for each change
+    if "data.path" in explicit or any(name.startswith("data.mixture") for name in explicit):
         for name in _COLLECTION:
             base["data"].pop(name, None)
     if verb == "fit":

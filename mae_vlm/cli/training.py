@@ -19,11 +19,14 @@ from lightning.pytorch.cli import LightningCLI  # noqa: E402
 from lightning.pytorch.loggers import TensorBoardLogger  # noqa: E402
 
 from mae_vlm.callbacks.bookends import Bookends  # noqa: E402
-from mae_vlm.callbacks.checkpoint import AtomicCheckpointIO, Checkpoint  # noqa: E402
+from mae_vlm.callbacks.checkpoint import Checkpoint, DurableCheckpointIO  # noqa: E402
 from mae_vlm.callbacks.embeddings import Embeddings  # noqa: E402
+from mae_vlm.callbacks.guard import Guard  # noqa: E402
 from mae_vlm.callbacks.metrics_csv import MetricsCsv  # noqa: E402
 from mae_vlm.callbacks.pictures import Pictures  # noqa: E402
 from mae_vlm.callbacks.progress import progress  # noqa: E402
+from mae_vlm.callbacks.quarantine import Quarantine  # noqa: E402
+from mae_vlm.callbacks.signals import Signals  # noqa: E402
 from mae_vlm.callbacks.throughput import Throughput  # noqa: E402
 from mae_vlm.cli.agreement import agree  # noqa: E402
 from mae_vlm.cli.automatic import choose  # noqa: E402
@@ -86,6 +89,7 @@ class Training(LightningCLI):
         parser.add_argument("--out", type=str | None, default=None, help="predict: folder for the features; default: RUN/predictions")
         parser.add_lightning_class_args(Checkpoint, "checkpoint")
         parser.add_lightning_class_args(Pictures, "pictures")
+        parser.add_lightning_class_args(Guard, "guard")
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         configs = self._configs()
@@ -95,7 +99,8 @@ class Training(LightningCLI):
             base = ["--config", str(files("mae_vlm") / "default.yaml")]
         word = self.explicit.get("ckpt_path")
         if word and not _asks_for_help(self.given):
-            base = ["--config", yaml.safe_dump(self._stored(str(word)))]
+            stored = self._stored(str(word))
+            base = base if stored is None else ["--config", yaml.safe_dump(stored)]
         elif self.verb != "fit" and not _asks_for_help(self.given):
             self._refuse(f"{self.verb} needs a trained run: --ckpt_path RUN (a folder, a .ckpt file, or last)")
         self.config = parser.parse_args([self.verb, *base, *self.given])
@@ -118,11 +123,15 @@ class Training(LightningCLI):
             )
         return dict(config)
 
-    def _stored(self, word: str) -> dict[str, Any]:
+    def _stored(self, word: str) -> dict[str, Any] | None:
         try:
             root, name = str(self.explicit.get("trainer.default_root_dir", "runs")), str(self.explicit.get("name", self.stem))
-            self.checkpoint = find_checkpoint(word, Path(root), name)
-            self.resumes = word == "last" and self.verb == "fit"
+            found = agree("checkpoint", lambda: {"path": str(find_checkpoint(word, Path(root), name) or "")})["path"]
+            self.checkpoint = Path(found) if found else None
+            if self.checkpoint is None:
+                say(f"--ckpt_path auto: no checkpoint under {Path(root) / name}; starting afresh")
+                return None
+            self.resumes = word in ("last", "auto") and self.verb == "fit"
             return base_config(native.read(self.checkpoint)[0], self.verb, self.explicit)
         except ValueError as problem:
             self._refuse(str(problem))
@@ -146,15 +155,14 @@ class Training(LightningCLI):
             config["data"]["val_fraction"] = config["data"]["val_fraction"] or 0.0
         try:
             self.sources = Data(**config["data"])
-            decided = agree(lambda: self._decide(config))
+            decided = agree("run", lambda: self._decide(config))
         except Exception as problem:
             self._tell(problem)
         self.folder = Path(decided["folder"])
         config = decided["config"]
         for line in decided["lines"]:
             say(line)
-        if self.checkpoint is not None:
-            config["ckpt_path"] = str(self.checkpoint)
+        config["ckpt_path"] = None if self.checkpoint is None else str(self.checkpoint)
         self.config[self.verb] = parser.parse_object(config)
         shown = {key: value for key, value in config.items() if key != "ckpt_path"}
         self.resolved = parser.dump(parser.parse_object(shown), skip_none=False)
@@ -207,10 +215,12 @@ class Training(LightningCLI):
             there, here = (list(state[name].shape) if name in state else "none" for state in (stored, own))
             if there != here:
                 raise ValueError(f"{checkpoint} does not fit the model: {name} is {there} there and {here} here; keep its sizes")
+        if self.verb == "fit" and (changed := self.datamodule.compare(native.data_state(checkpoint))):
+            say(f"the collection has changed since the checkpoint: {changed}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         if self.verb == "fit":  # the other verbs leave the run's pictures as they are
-            for key in ("checkpoint", "pictures"):
+            for key in ("checkpoint", "pictures", "guard"):
                 self._get(self.config_init, key).folder = self.folder
         self._get(self.config_init, "checkpoint").config = self.resolved
         self.bookends = Bookends()
@@ -225,11 +235,13 @@ class Training(LightningCLI):
             }
             kwargs["logger"] = [TensorBoardLogger(**place, default_hp_metric=False), MetricsCsv(**place)]
         plugins = config.get("plugins") or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), AtomicCheckpointIO()]
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), DurableCheckpointIO()]
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Any:
-        ours: list[Any] = [self.bookends, Throughput()]
+        quarantine = Quarantine()
+        quarantine.folder = self.folder
+        ours: list[Any] = [Signals(), self.bookends, Throughput(), quarantine]  # bookends first: it validates once more at the end
         if config.get("enable_progress_bar") is not False:
             ours.append(progress())
         if self.verb == "predict":
@@ -245,6 +257,12 @@ class Training(LightningCLI):
         raise problem
 
     # -- running
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        try:
+            super()._run_subcommand(subcommand)
+        except Exception as problem:
+            self._tell(problem)
 
     def before_fit(self) -> None:
         if not getattr(self.trainer, "fast_dev_run", False) and self.trainer.is_global_zero and not self.resumes:

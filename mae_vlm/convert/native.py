@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from importlib import import_module
 from itertools import islice
@@ -12,6 +13,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from mae_vlm import storage
 from mae_vlm.data.decode import decode, from_pil
 from mae_vlm.data.transforms import Resize
 from mae_vlm.encoders.vit import Vit
@@ -19,17 +21,47 @@ from mae_vlm.types import CHECKPOINT_FORMAT, CHECKPOINT_KEY
 
 
 def find_checkpoint(path: str | Path) -> Path:
-    """The checkpoint file of a run folder, or the file itself.
+    """The newest whole checkpoint of a run folder, or the file itself; damaged newer ones are passed over with a warning each.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or the file named is damaged.
     """
     place = Path(path)
     if place.is_dir():
-        place = place / "checkpoints" / "last.ckpt"
+        return newest_whole(place)
     if not place.is_file():
-        raise ValueError(f"{path}: no checkpoint there; give a .ckpt file or a run folder that holds checkpoints/last.ckpt")
-    return place
+        raise ValueError(f"{path}: no checkpoint there; give a .ckpt file or a run folder that holds checkpoints")
+    reason = storage.damage(place)
+    if reason is not None:
+        raise ValueError(f"{place} is damaged: {reason}; give another, or the run's folder for its newest whole one")
+    return place.resolve()
+
+
+def newest_whole(run: Path) -> Path:
+    """The newest checkpoint of a run folder that is as it was written.
+
+    Raises:
+        ValueError: none is there, or all are damaged.
+    """
+    files = storage.checkpoints(run / "checkpoints")
+    for file in files:
+        reason = _why_not(file)
+        if reason is None:
+            return file
+        warnings.warn(f"damaged checkpoint {file}: {reason}; looking for an older one", RuntimeWarning, stacklevel=2)
+    held = "no checkpoint there" if not files else f"all of its {len(files)} checkpoints are damaged"
+    raise ValueError(f"{run}: {held}; give a .ckpt file or a run folder that holds checkpoints")
+
+
+def _why_not(file: Path) -> str | None:
+    """Why a checkpoint cannot be used, or None; one without a checksum must at least open."""
+    reason = storage.damage(file)
+    if reason is None and file.name not in storage.entries(file.parent):
+        try:
+            _content(file)
+        except ValueError as problem:
+            return str(problem)
+    return reason
 
 
 def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -70,6 +102,11 @@ def _content(place: Path) -> dict[str, Any]:
 def step_of(path: str | Path) -> int:
     """The optimizer step that a checkpoint was saved at."""
     return int(_content(find_checkpoint(path))["global_step"])
+
+
+def data_state(path: str | Path) -> dict[str, Any]:
+    """What a checkpoint says of its data: pictures seen, and the fingerprint of the collection; empty where it says nothing."""
+    return dict(_content(find_checkpoint(path)).get("Data") or {})
 
 
 def read_encoder(path: str | Path) -> Vit:

@@ -53,7 +53,7 @@ class Pretrainer(LightningModule):
         self.optimizer = optimizer
         self.compile_blocks = compile
         self.means: dict[str, WeightedMean] = {}  # a plain dict: they are no part of the weights
-        self._terms: dict[str, list[Tensor]] = {}  # of the micro-batches of the current step
+        self.terms: dict[str, list[Tensor]] = {}  # of the micro-batches of the current step
 
     def on_fit_start(self) -> None:
         if self.compile_blocks:  # per block, in place: the learner's own logging would break the graph, and names stay
@@ -64,7 +64,7 @@ class Pretrainer(LightningModule):
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         total, logs = self._losses(self.features(batch))
         for name, value in ({"loss": total.detach()} | logs).items():
-            self._terms.setdefault(f"train/{name}", []).append(value)
+            self.terms.setdefault(f"train/{name}", []).append(value)
         return total
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -100,7 +100,7 @@ class Pretrainer(LightningModule):
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        terms, self._terms = self._terms, {}
+        terms, self.terms = self.terms, {}
         if self.trainer._logger_connector.should_update_logs:  # what follows costs a reduction each: only where it is logged
             for name, values in terms.items():  # the mean over micro-batches and processes is the loss of the whole step
                 self.log(name, torch.stack(values).mean(), prog_bar=name == "train/loss", sync_dist=True)

@@ -22,7 +22,7 @@ class Trained(NamedTuple):
 def trained(tmp_path_factory) -> Trained:
     """``fit`` without a config, 24 steps, with a checkpoint every 6. Nobody may write into its folder."""
     place = tmp_path_factory.mktemp("somewhere")
-    words = [*TINY, "--trainer.max_steps", STEPS, "--checkpoint.every_n_steps", 6]
+    words = [*TINY, "--trainer.max_steps", STEPS, "--checkpoint.keep_every", 6]
     process = in_new_process("fit", *words, cwd=place)
     assert process.returncode == 0, process.stderr
     return Trained(place / "runs" / "default" / "version_0", process, place / "runs")

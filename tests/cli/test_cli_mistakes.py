@@ -223,7 +223,7 @@ def test_checkpoint_of_somebody_else(refused, tmp_path):
 
 def test_checkpoint_that_does_not_fit_the_sizes_given(refused, trained):
     line = refused("--ckpt_path", trained.folder, "--model.encoder.width", "64")
-    saying(line, "last.ckpt does not fit", "towers.image", "[1, 1, 32]", "[1, 1, 64]")
+    saying(line, ".ckpt does not fit", "towers.image", "[1, 1, 32]", "[1, 1, 64]")
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])

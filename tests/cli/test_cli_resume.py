@@ -22,7 +22,8 @@ def test_resumed_run_ends_with_the_same_weights(step, trained, tmp_path):
 
 def test_last_goes_on_in_the_same_folder_and_keeps_the_old_rows(trained, tmp_path):
     run = shutil.copytree(trained.folder, tmp_path / "default" / "version_0")
-    shutil.copy(run / "checkpoints" / "step_00000018.ckpt", run / "checkpoints" / "last.ckpt")  # as if it was cut off there
+    for name in ("last.ckpt", "step_00000024.ckpt"):  # as if it was cut off at step 18
+        (run / "checkpoints" / name).unlink()
     kept = [row for row in rows(run) if int(row["step"]) < 18]
     lines = (run / "metrics.csv").read_text().splitlines(keepends=True)
     (run / "metrics.csv").write_text("".join(lines[: len(kept) + 1]))
@@ -51,8 +52,8 @@ def test_last_is_the_newest_run_of_that_name(trained, tmp_path, capsys):
 
     for version, age in ((0, 100), (1, 0)):
         run = shutil.copytree(trained.folder, tmp_path / "mine" / f"version_{version}")
-        last = run / "checkpoints" / "last.ckpt"
-        os.utime(last, (last.stat().st_atime, last.stat().st_mtime - age))
+        for file in (run / "checkpoints").glob("*.ckpt"):
+            os.utime(file, (file.stat().st_atime, file.stat().st_mtime - age))
     words = ["--ckpt_path", "last", "--name", "mine", "--trainer.default_root_dir", tmp_path]
     assert in_process("validate", *words, *MACHINE) == 0
     assert in_process("fit", *words, *MACHINE, "--trainer.max_steps", "26") == 0

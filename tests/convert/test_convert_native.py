@@ -134,6 +134,8 @@ def test_a_damaged_file_is_refused_by_name(run, wrong):
         {"empty": b"", "text": b"hello " * 99, "cut short": data[: len(data) // 2], "flipped header": b"\0" * 64 + data[64:]}[wrong]
     )
     with pytest.raises(ValueError, match=r"last\.ckpt is not a checkpoint of mae_vlm, or is damaged"):
+        read(place)
+    with pytest.warns(RuntimeWarning, match="damaged checkpoint"), pytest.raises(ValueError, match="all of its 1 checkpoints are damaged"):
         read(run)
 
 

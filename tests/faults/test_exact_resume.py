@@ -1,0 +1,108 @@
+"""Killed at any moment and started again by the same command, a run ends bit-equal to one that was never interrupted."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+
+import pytest
+from tiny_runs import TINY, content, curve, differing_weights, in_new_process, in_process
+
+pytestmark = pytest.mark.faults
+
+STEPS = 12  # three epochs of four steps; validation after each epoch
+LENGTH = ["--trainer.max_steps", STEPS, "--trainer.log_every_n_steps", "1", "--checkpoint.every_n_steps", "2"]
+LENGTH += ["--trainer.val_check_interval", "4"]
+
+
+def harm(mark, step, **more):
+    """The option that lets a run kill itself."""
+    given = {"mark": str(mark), "step": step, "number": int(signal.SIGKILL)} | more
+    return ["--trainer.callbacks", json.dumps([{"class_path": "tests.faults.killer.Harm", "init_args": given}])]
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["", "accumulating"])
+def whole(request, tmp_path_factory):
+    """(options, run) of a run that nobody disturbed."""
+    options = [*TINY, *LENGTH, "--trainer.accumulate_grad_batches", request.param]
+    root = tmp_path_factory.mktemp("whole")
+    assert in_process("fit", *options, "--trainer.default_root_dir", root) == 0
+    return options, root / "default" / "version_0"
+
+
+def ends_as(whole_run, root):
+    run = root / "default" / "version_0"
+    assert [path.name for path in (root / "default").iterdir()] == ["version_0"]
+    assert differing_weights(whole_run, run) == []
+    for tag in ("train/loss", "val/loss", "optimizer/lr"):
+        assert curve(run, tag) == curve(whole_run, tag)
+    names = {str(path.relative_to(run)) for path in run.rglob("*.partial")}
+    assert names == set()
+
+
+@pytest.mark.parametrize(
+    "kills",
+    [[{"step": 1}], [{"step": 7}], [{"step": 8}], [{"step": 5}, {"step": 7}], [{"step": 8, "where": "val"}]],
+    ids=["before any checkpoint", "within an epoch", "at an epoch's end", "twice in one epoch", "during validation"],
+)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_killed_and_started_again(whole, tmp_path, kills, workers):
+    options, undisturbed = whole
+    if workers and (len(kills) != 2 or "accumulate_grad_batches" not in str(options)):
+        pytest.skip("workers: only where most can go wrong")
+    words = ["fit", *options, "--ckpt_path", "auto", "--data.num_workers", workers, "--trainer.default_root_dir", tmp_path]
+    for number, kill in enumerate(kills):
+        dead = in_new_process(*words, *harm(tmp_path / f"mark{number}", **kill), cwd=tmp_path)
+        assert dead.returncode == -signal.SIGKILL, dead.stderr
+    back = in_new_process(*words, cwd=tmp_path)
+    assert back.returncode == 0, back.stderr
+    assert ("at step" in back.stdout) == (kills[0]["step"] > 1)
+    ends_as(undisturbed, tmp_path)
+
+
+def test_drawn_numbers_go_on_where_they_were(tmp_path):
+    """Drop path draws from torch's generator: its state is in the checkpoint, one for each process."""
+    options = [*TINY, *LENGTH, "--model.encoder.drop_path", "0.3"]
+    undisturbed = tmp_path / "whole"
+    assert in_process("fit", *options, "--trainer.default_root_dir", undisturbed) == 0
+    words = ["fit", *options, "--ckpt_path", "auto", "--trainer.default_root_dir", tmp_path / "cut"]
+    assert in_new_process(*words, *harm(tmp_path / "mark", 7), cwd=tmp_path).returncode == -signal.SIGKILL
+    assert in_new_process(*words, cwd=tmp_path).returncode == 0
+    ends_as(undisturbed / "default" / "version_0", tmp_path / "cut")
+
+
+def test_last_refuses_where_there_is_nothing_and_auto_begins(complaint, tmp_path, capsys):
+    where = ["--trainer.default_root_dir", tmp_path]
+    assert "no checkpoint under" in complaint("fit", *TINY, *where, "--ckpt_path", "last")
+    assert in_process("fit", *TINY, *where, "--ckpt_path", "auto", "--trainer.max_steps", "2") == 0
+    assert "starting afresh" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("first, second", [(1, 2), (2, 1)])
+def test_another_number_of_processes_goes_on_without_losing_or_repeating_a_sample(whole, tmp_path, first, second):
+    options, undisturbed = whole
+    both = {1: [], 2: ["--trainer.devices", "2", "--trainer.strategy", "ddp"]}
+    words = ["fit", *options, "--ckpt_path", "auto", "--trainer.default_root_dir", tmp_path]
+    dead = in_new_process(*words, *both[first], *harm(tmp_path / "mark", 7, rank=first - 1), cwd=tmp_path)
+    assert dead.returncode != 0
+    back = in_new_process(*words, *both[second], "--data.num_workers", "1", cwd=tmp_path)
+    assert back.returncode == 0, back.stderr
+    run = tmp_path / "default" / "version_0"
+    assert content(run)["global_step"] == STEPS
+    ours, theirs = curve(run, "train/loss"), curve(undisturbed, "train/loss")
+    assert ours.keys() == theirs.keys()
+    assert max(abs(ours[step] - theirs[step]) for step in ours) < 1e-4  # the losses go by the samples: none is lost or repeated
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_that_became_read_only_ends_the_run_in_one_line(tmp_path):
+    assert in_process("fit", *TINY, "--trainer.max_steps", "2", "--trainer.default_root_dir", tmp_path) == 0
+    folder = tmp_path / "default" / "version_0" / "checkpoints"
+    folder.chmod(0o500)
+    try:
+        words = ["fit", *TINY, "--ckpt_path", "last", "--trainer.max_steps", "4", "--trainer.default_root_dir", tmp_path]
+        done = in_new_process(*words, cwd=tmp_path)
+        assert done.returncode != 0 and content(folder.parent)["global_step"] == 2
+    finally:
+        folder.chmod(0o700)
