@@ -3,22 +3,22 @@ from __future__ import annotations
 import pytest
 
 from mae_vlm.data.sources.base import Joined, Source
-from mae_vlm.data.split import automatic_fraction, split_by_name
+from mae_vlm.data.split import automatic_fraction, name_hash, name_hashes, split_by_name
 from mae_vlm.types import Sample
 
 
 class Named(Source):
     def __init__(self, names):
-        self.names = names
+        self.list = names
 
     def __len__(self):
-        return len(self.names)
+        return len(self.list)
 
     def __getitem__(self, index):
-        return Sample(self.names[index], b"")
+        return Sample(self.list[index], b"")
 
     def name(self, index):
-        return self.names[index]
+        return self.list[index]
 
 
 def names(source):
@@ -55,3 +55,10 @@ def test_bad_fractions_and_single_pictures_are_refused():
 def test_joined_sources_follow_each_other():
     joined = Joined([Named(["a", "b"]), Named(["c"]), Named(["d"])])
     assert names(joined) == ["a", "b", "c", "d"] and joined[2].id == "c"
+
+
+def test_hashes_of_all_names_are_those_of_each_and_stay_for_good(monkeypatch):
+    monkeypatch.setattr("mae_vlm.data.split._AT_ONCE", 2)
+    source = Named(["a.png", "b/\u2603.png", "c\udcff.png"])
+    assert name_hashes(source.names()).tolist() == [name_hash(name) for name in source.list]
+    assert name_hash("a.png") == 6_266_261_796_961_190_882

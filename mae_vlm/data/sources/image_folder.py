@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from mae_vlm.data.sources.base import Format, Place, Source
-from mae_vlm.data.sources.files import EXTENSIONS, is_picture, walk
+from mae_vlm.data.sources.files import EXTENSIONS
+from mae_vlm.data.sources.folder_index import Listing, list_pictures
 from mae_vlm.types import Sample
 
-PICTURE_FOLDERS = ("images", "jpegimages")  # beside masks and annotations: only this one holds pictures to learn from
+_BY_WINDOWS = (".tif", ".tiff")  # may be larger than memory: whoever decodes them reads what it needs
 
 
 class ImageFolder(Source):
@@ -21,22 +23,19 @@ class ImageFolder(Source):
 
     Where every picture lies in one of two or more first-level folders, these are its classes; with ``classes`` given, labels
     follow that list and a folder that it does not hold gives no label. Where ``path`` holds a folder ``images``, only that is read.
-    Paths are kept in one Arrow array, about as many bytes as they have letters.
+    TIFF files are given as paths, all others as bytes. The list of a large folder is kept (``folder_index``): a file that is written
+    anew under its old name is read as it is then; files that come or go are noticed when the source is opened.
 
     Raises:
         ValueError: there is no picture below the path.
     """
 
     def __init__(self, path: str | Path, classes: list[str] | None = None) -> None:
-        root = Path(path)
-        single = root.is_file()
-        self.root = root.parent if single else _picture_root(root)
-        cut = len(os.path.join(os.fspath(self.root), ""))  # noqa: PTH118 (a string operation, once)
-        found = [root.name] if single else [entry.path[cut:] for entry in walk(self.root) if is_picture(entry.name)]
-        if not found:
+        listing = _one(Path(path)) if Path(path).is_file() else list_pictures(Path(path))
+        if not len(listing.names):
             raise ValueError(f"no pictures in {path}: looked for files ending in {' '.join(EXTENSIONS)}; check data.path")
-        self._names = pa.array([os.fsencode(name) for name in found], pa.large_binary())  # file names are bytes, not always UTF-8
-        self.classes, self._labels = _classes(found, classes)
+        self.root, self._names = listing.root, listing.names
+        self.classes, self._labels = _classes(listing, classes)
 
     def __len__(self) -> int:
         return len(self._names)
@@ -44,25 +43,30 @@ class ImageFolder(Source):
     def name(self, index: int) -> str:
         return os.fsdecode(self._names[index].as_py())
 
+    def names(self) -> Any:
+        return self._names
+
     def __getitem__(self, index: int) -> Sample:
         name = self.name(index)
-        label = None if self._labels is None else int(self._labels[index])
-        return Sample(name, (self.root / name).read_bytes(), None if label == -1 else label)
+        label = -1 if self._labels is None else int(self._labels[index])
+        file = self.root / name
+        return Sample(name, file if name.lower().endswith(_BY_WINDOWS) else file.read_bytes(), None if label == -1 else label)
 
 
-def _picture_root(root: Path) -> Path:
-    inner = [entry for entry in sorted(root.iterdir()) if entry.is_dir() and entry.name.lower() in PICTURE_FOLDERS]
-    return inner[0] if len(inner) == 1 else root
+def _one(file: Path) -> Listing:
+    names = pa.array([os.fsencode(file.name)], pa.large_binary())
+    return Listing(file.parent, names, pa.array([b""], pa.large_binary()), np.ones(1, dtype=np.int64))
 
 
-def _classes(names: list[str], classes: list[str] | None) -> tuple[list[str] | None, NDArray[np.int32] | None]:
-    folders = [name.split(os.sep, 1)[0] if os.sep in name else "" for name in names]
+def _classes(listing: Listing, classes: list[str] | None) -> tuple[list[str] | None, NDArray[np.int32] | None]:
+    """Class names, and the number of each picture; told by folder, of which there are far fewer than pictures."""
+    first = [os.fsdecode(folder).split(os.sep, 1)[0] for folder in listing.folders.to_pylist()]
     if classes is None:
-        classes = sorted(set(folders))
+        classes = sorted({name for name, count in zip(first, listing.counts.tolist(), strict=True) if count})
         if "" in classes or len(classes) < 2:
             return None, None
     numbers = {folder: number for number, folder in enumerate(classes)}
-    return classes, np.fromiter((numbers.get(folder, -1) for folder in folders), dtype=np.int32, count=len(folders))
+    return classes, np.repeat(np.array([numbers.get(name, -1) for name in first], dtype=np.int32), listing.counts)
 
 
 def _open(place: Place) -> dict[str, Source]:

@@ -1,43 +1,60 @@
-"""WebDataset tar shards with random access: headers are read once, pictures by their byte offset."""
+"""WebDataset tar shards with random access: pictures and annotations by their byte offset, on a disk or remote."""
 
 from __future__ import annotations
 
+import json
 import os
-import tarfile
 from collections.abc import Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from mae_vlm.data.remote import RemoteFile
 from mae_vlm.data.sources.base import Format, Place, Source
-from mae_vlm.data.sources.files import is_picture
+from mae_vlm.data.sources.sample_json import MARK, foreign_captions, from_json
+from mae_vlm.data.sources.semantic_png import SemanticPng
+from mae_vlm.data.sources.shard_classes import shard_classes
+from mae_vlm.data.sources.tar_index import find_members
+from mae_vlm.data.sources.tar_members import LocalFile
 from mae_vlm.types import Sample
+
+_OPEN = 64  # shards that one process holds open
 
 
 class TarShards(Source):
     """The picture members of uncompressed tar files, in the order of the files and of their members.
 
-    Members that share a stem are one sample: ``x.jpg`` with the class number in ``x.cls``, where there is one. A sample is named
-    ``shard.tar/member``. Each process opens the shards it reads, when it reads them.
+    Members that share the path up to the first dot are one sample: ``x.jpg``, its class number ``x.cls``, captions ``x.txt`` (one per
+    line), ``x.json`` (as ``sample_json``; of others, its captions) and semantic mask ``x.semantic.png``. Class names stand in
+    ``dataset.json`` or ``classes.txt`` beside the shards or one folder above. A sample is named ``shard.tar/member``. Headers are read
+    once (``tar_index``), annotations with their picture. Each process opens the shards it reads, when it reads them.
+
+    Args:
+        files: shards, local or remote.
+        classes: label order of another part of the same collection.
+        object_classes: likewise for objects.
 
     Raises:
-        ValueError: a file is not an uncompressed tar, holds no picture, or has a member that is a link, absolute or climbs out by ``..``.
+        ValueError: a file is not an uncompressed tar, or is damaged; a member is a link, a pickle, absolute or climbs out by ``..``; there
+            is no picture in any of them; or their class names are not those given.
     """
 
-    def __init__(self, files: Sequence[str | Path]) -> None:
-        self.files = [Path(file) for file in files]
-        names: list[str] = []
-        rows: list[tuple[int, int, int, int]] = []
-        for number, file in enumerate(self.files):
-            for name, offset, size, label in _pictures(file):
-                names.append(name)
-                rows.append((number, offset, size, label))
-        if not rows:
+    def __init__(
+        self, files: Sequence[str | Path | RemoteFile], classes: list[str] | None = None, object_classes: list[str] | None = None
+    ) -> None:
+        self.files = [file if isinstance(file, RemoteFile) else LocalFile.at(Path(file)) for file in files]
+        found = find_members(self.files)
+        if not len(found.names):
             raise ValueError(f"no pictures in {self.files[0]}{' and the shards beside it' if len(self.files) > 1 else ''}; check data.path")
-        self._names = pa.array(names, pa.large_string())
-        self._rows = np.asarray(rows, dtype=np.int64)  # [samples, 4]: shard, byte offset, bytes, label or -1
+        self._names, self._columns = found.names, found.columns
+        self._ends = np.cumsum(found.counts)
+        self.block_ends = np.unique(self._ends[self._ends > 0]).astype(np.int64)
+        self.prefers_blocks = any(isinstance(file, RemoteFile) for file in self.files)
+        self.classes, self.object_classes = shard_classes(self.files[0], classes, object_classes)
+        self._check_label(int(found.columns["label"].max()), str(self.files[0]))
         self._handles: dict[int, int] = {}
         self._owner = os.getpid()
 
@@ -45,74 +62,84 @@ class TarShards(Source):
         return {**self.__dict__, "_handles": {}}
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._names)
 
     def name(self, index: int) -> str:
-        return f"{self.files[int(self._rows[index, 0])].name}/{self._names[index].as_py()}"
+        return f"{self.files[self._shard(index)].name}/{self._names[index].as_py().decode('utf-8', 'surrogateescape')}"
+
+    def names(self) -> Any:
+        shards = pa.array([os.fsencode(file.name) for file in self.files], pa.large_binary())
+        of_each = shards.take(pa.array(np.repeat(np.arange(len(self.files)), np.diff(self._ends, prepend=0))))
+        return pc.binary_join_element_wise(of_each, self._names, pa.scalar(b"/", pa.large_binary()))
 
     def __getitem__(self, index: int) -> Sample:
-        shard, offset, size, label = self._rows[index].tolist()
-        data = os.pread(self._handle(shard), size, offset)
+        if not 0 <= index < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        name, label = self.name(index), int(self._columns["label"][index])
+        sample = Sample(name, self._read(index, ""), None if label < 0 else label)
+        text, found, semantic = (self._note(index, kind) for kind in ("text", "json", "semantic"))
+        if text:
+            sample.captions = _lines(text, name)
+        if found:
+            _add_json(sample, found)
+        if semantic:
+            sample.semantic = SemanticPng(semantic, name, sample.image)
+        self._check_label(sample.label, name)
+        return sample
+
+    def _check_label(self, label: int | None, where: str) -> None:
+        if label is not None and self.classes is not None and label >= len(self.classes):
+            raise ValueError(f"{where}: class number {label} has no name, the {len(self.classes)} names go from 0; correct the names")
+
+    def _note(self, index: int, kind: str) -> bytes:
+        """The bytes of one kind of annotation, empty where there is none."""
+        sizes = self._columns.get(f"{kind}_size")
+        return self._read(index, f"{kind}_") if sizes is not None and sizes[index] else b""
+
+    def _read(self, index: int, kind: str) -> bytes:
+        offset, size = int(self._columns[f"{kind}offset"][index]), int(self._columns[f"{kind}size"][index])
+        shard = self._shard(index)
+        file = self.files[shard]
+        data = file.read(size, offset) if isinstance(file, RemoteFile) else os.pread(self._handle(shard, file), size, offset)
         if len(data) != size:
             raise ValueError(f"{self.name(index)}: the shard ends after {len(data)} of {size} bytes; it was changed or cut short")
-        return Sample(self.name(index), data, None if label < 0 else label)
+        return data
 
-    def _handle(self, shard: int) -> int:
+    def _shard(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, side="right"))
+
+    def _handle(self, shard: int, file: LocalFile) -> int:
         if self._owner != os.getpid():  # after a fork: own handles, the parent's stay open there
             self._handles, self._owner = {}, os.getpid()
         if shard not in self._handles:
-            if len(self._handles) >= 64:
+            if len(self._handles) >= _OPEN:
                 os.close(self._handles.pop(next(iter(self._handles))))
-            self._handles[shard] = os.open(self.files[shard], os.O_RDONLY | os.O_CLOEXEC)
+            self._handles[shard] = os.open(file.path, os.O_RDONLY | os.O_CLOEXEC)
         return self._handles[shard]
 
 
-def _pictures(file: Path) -> list[tuple[str, int, int, int]]:
-    """(member name, byte offset, bytes, label or -1) of each picture of a shard."""
-    found: list[tuple[str, int, int]] = []
-    labels: dict[str, int] = {}
+def _lines(text: bytes, name: str) -> tuple[str, ...]:
     try:
-        with tarfile.open(file, "r:") as tar:
-            for member in tar:
-                _refuse(member, file)
-                if member.isfile() and is_picture(PurePosixPath(member.name).name):
-                    found.append((member.name, member.offset_data, member.size))
-                elif member.isfile() and member.name.endswith(".cls") and member.size <= 20:
-                    labels[_stem(member.name)] = _label(tar, member, file)
-    except tarfile.TarError as error:
-        raise ValueError(f"{file} is not an uncompressed tar file, or is damaged ({error}); unpack it (gunzip) or write it again") from None
-    return [(name, offset, size, labels.get(_stem(name), -1)) for name, offset, size in found]
+        return tuple(line.strip() for line in text.decode("utf-8-sig").splitlines() if line.strip())
+    except UnicodeDecodeError:
+        raise ValueError(f"{name}: its .txt is not UTF-8; write the shard again") from None
 
 
-def _stem(name: str) -> str:
-    """What members of one sample share: the path up to the first dot of the file name."""
-    folder, _, base = name.rpartition("/")
-    return f"{folder}/{base.split('.', 1)[0]}"
-
-
-def _label(tar: tarfile.TarFile, member: tarfile.TarInfo, file: Path) -> int:
-    opened = tar.extractfile(member)
-    text = opened.read().decode("ascii", "replace").strip() if opened else ""
-    if not text.isdecimal():
-        raise ValueError(f"{file}: member {member.name} holds {text!r}, not a class number from 0 up; correct or remove it")
-    return int(text)
-
-
-def _refuse(member: tarfile.TarInfo, file: Path) -> None:
-    path = PurePosixPath(member.name)
-    if member.issym() or member.islnk():
-        kind = "a link"
-    elif path.is_absolute():
-        kind = "an absolute path"
-    elif ".." in path.parts:
-        kind = "a path that climbs out by '..'"
+def _add_json(sample: Sample, data: bytes) -> None:
+    """What ``<stem>.json`` says, over what is known already."""
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError):
+        raise ValueError(f"{sample.id}: its .json is no JSON; write the shard again") from None
+    if isinstance(found, dict) and MARK in found:
+        for field, value in from_json(found, sample.id, sample.image).items():
+            setattr(sample, field, value)
     else:
-        return
-    raise ValueError(f"{file}: member {member.name} is {kind}, which is refused; write the shard again without it")
+        sample.captions += foreign_captions(found)
 
 
 def _open(place: Place) -> dict[str, Source]:
-    return {"all": TarShards(place.files("tar"))}
+    return {"all": TarShards(place.files("tar"), place.classes, place.object_classes)}
 
 
 FORMAT = Format("tar", lambda place: False, _open)
