@@ -60,6 +60,7 @@ def validate_now(trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
     loop.setup_data()
     if loop.skip:
         return
+    loop.restarting = False  # a resumed loop would go on behind the batches of the validation before its checkpoint
     trainer.validating = True
     loop.run()
     trainer.training = True

@@ -54,13 +54,19 @@ class Checkpoint(LightningCheckpoint):
         self._random: list[dict[str, Any]] = []
         self._saved_step = -1
         self._saved_at = time.monotonic()
+        self._resumes = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._saved_step, self._saved_at = -1, time.monotonic()
+        self._saved_step, self._saved_at, self._resumes = -1, time.monotonic(), True
         restore(self._random, trainer.global_rank)
         if self.folder is not None and trainer.is_global_zero:
             for part in (self.folder / "checkpoints").glob("*.partial"):  # of a process that was killed while writing
                 part.unlink()
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+        if self._resumes:  # Lightning adds one where a validation was due, and none where it was not: the curves would shift
+            trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+            self._resumes = False
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
@@ -121,4 +127,4 @@ def _place_in_epoch(loop: dict[str, Any], trainer: pl.Trainer, batches: int, ste
     progress["is_last_batch"] = False
     for scope, count in (("current", place), ("total", epoch * batches + place)):
         progress[scope].update(ready=count, started=count, processed=count, completed=count)
-    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = step - 1  # the loader adds one, or the curves would shift
+    loop["epoch_loop.state_dict"]["_batches_that_stepped"] = step - 1  # where a validation that is made up for is logged

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import torch
 from lightning.pytorch.callbacks import Callback
 
 
@@ -42,3 +43,12 @@ class Fail(Callback):
     def on_train_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
         if trainer.global_step == self.step and trainer.global_rank == self.rank:
             raise RuntimeError("the reason of rank 1")
+
+
+class Jitter(Callback):
+    """Adds noise from torch's own generator to every gradient, as dropout would."""
+
+    def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Any) -> None:
+        for weight in pl_module.parameters():
+            if weight.grad is not None:
+                weight.grad.add_(torch.randn_like(weight.grad), alpha=1e-3)

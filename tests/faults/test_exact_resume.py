@@ -18,8 +18,12 @@ LENGTH += ["--trainer.val_check_interval", "4"]
 
 def harm(mark, step, **more):
     """The option that lets a run kill itself."""
+    return ["--trainer.callbacks", json.dumps([harming(mark, step, **more)])]
+
+
+def harming(mark, step, **more):
     given = {"mark": str(mark), "step": step, "number": int(signal.SIGKILL)} | more
-    return ["--trainer.callbacks", json.dumps([{"class_path": "tests.faults.killer.Harm", "init_args": given}])]
+    return {"class_path": "tests.faults.killer.Harm", "init_args": given}
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["", "accumulating"])
@@ -31,9 +35,9 @@ def whole(request, tmp_path_factory):
     return options, root / "default" / "version_0"
 
 
-def ends_as(whole_run, root):
-    run = root / "default" / "version_0"
-    assert [path.name for path in (root / "default").iterdir()] == ["version_0"]
+def ends_as(whole_run, root, number=0):
+    assert len(list((root / "default").iterdir())) == number + 1
+    run = root / "default" / f"version_{number}"
     assert differing_weights(whole_run, run) == []
     for tag in ("train/loss", "val/loss", "optimizer/lr"):
         assert curve(run, tag) == curve(whole_run, tag)
@@ -57,19 +61,22 @@ def test_killed_and_started_again(whole, tmp_path, kills, workers):
         assert dead.returncode == -signal.SIGKILL, dead.stderr
     back = in_new_process(*words, cwd=tmp_path)
     assert back.returncode == 0, back.stderr
-    assert ("at step" in back.stdout) == (kills[0]["step"] > 1)
-    ends_as(undisturbed, tmp_path)
+    saved = kills[0]["step"] > 1
+    assert ("resumed" in back.stdout) == saved and ("starting afresh" in back.stdout) == (not saved)
+    ends_as(undisturbed, tmp_path, number=0 if saved else 1)  # a run that left no checkpoint keeps its folder
 
 
 def test_drawn_numbers_go_on_where_they_were(tmp_path):
-    """Drop path draws from torch's generator: its state is in the checkpoint, one for each process."""
-    options = [*TINY, *LENGTH, "--model.encoder.drop_path", "0.3"]
-    undisturbed = tmp_path / "whole"
-    assert in_process("fit", *options, "--trainer.default_root_dir", undisturbed) == 0
-    words = ["fit", *options, "--ckpt_path", "auto", "--trainer.default_root_dir", tmp_path / "cut"]
-    assert in_new_process(*words, *harm(tmp_path / "mark", 7), cwd=tmp_path).returncode == -signal.SIGKILL
-    assert in_new_process(*words, cwd=tmp_path).returncode == 0
-    ends_as(undisturbed / "default" / "version_0", tmp_path / "cut")
+    """Noise in the gradients comes from torch's generator: its state is in the checkpoint, one for each process."""
+    noise = {"class_path": "tests.faults.killer.Jitter"}
+    words = ["fit", *TINY, *LENGTH, "--ckpt_path", "auto"]
+    alone = ["--trainer.callbacks", json.dumps([noise])]
+    assert in_new_process(*words, *alone, "--trainer.default_root_dir", tmp_path / "whole", cwd=tmp_path).returncode == 0
+    cut = ["--trainer.default_root_dir", tmp_path / "cut"]
+    killed = ["--trainer.callbacks", json.dumps([noise, harming(tmp_path / "mark", 7)])]
+    assert in_new_process(*words, *killed, *cut, cwd=tmp_path).returncode == -signal.SIGKILL
+    assert in_new_process(*words, *alone, *cut, cwd=tmp_path).returncode == 0
+    ends_as(tmp_path / "whole" / "default" / "version_0", tmp_path / "cut")
 
 
 def test_last_refuses_where_there_is_nothing_and_auto_begins(complaint, tmp_path, capsys):
