@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from mae_vlm.data.sources.parquet import Parquet
-from mae_vlm.data.sources.tables import SUFFIXES, read_table
+from mae_vlm.data.sources.parts.tables import SUFFIXES, read_table
 from mae_vlm.data.split import name_hash
 
 

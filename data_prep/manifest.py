@@ -9,7 +9,7 @@ from typing import Any
 
 from data_prep.shard_writer import Record
 from data_prep.whole_file import write_whole
-from mae_vlm.data.sources.sample_json import MARK, VERSION
+from mae_vlm.data.sources.parts.sample_json import MARK, VERSION
 
 MANIFEST, JOURNAL, UNREADABLE = "dataset.json", ".shards.journal", "unreadable.jsonl"
 

@@ -19,8 +19,8 @@ from data_prep.pixels import encoded
 from data_prep.shard_plan import Shard, indices
 from data_prep.shrinking import encode, prepared
 from mae_vlm.data.sources.base import Source
-from mae_vlm.data.sources.sample_json import to_json
-from mae_vlm.data.sources.semantic_png import to_png
+from mae_vlm.data.sources.parts.sample_json import to_json
+from mae_vlm.data.sources.parts.semantic_png import to_png
 from mae_vlm.types import Sample
 
 _LETTERS = 60  # of the original name, kept in a member's

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from data_prep.pixels import picture, pixels, shrunk
 from mae_vlm.data.decode import Picture
-from mae_vlm.data.sources.files import EXTENSIONS
+from mae_vlm.data.sources.parts.files import EXTENSIONS
 from mae_vlm.types import Sample
 
 _SUFFIXES = {"jpeg": ".jpg", "mpo": ".jpg", "tiff": ".tif", "jpeg2000": ".jp2"}  # others are called as Pillow calls the format

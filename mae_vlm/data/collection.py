@@ -26,8 +26,8 @@ from mae_vlm.data.sources import (
     vqav2,
 )
 from mae_vlm.data.sources.base import Format, Place, Source
-from mae_vlm.data.sources.files import first_files, is_picture
-from mae_vlm.data.sources.split_names import SPLIT_NAMES
+from mae_vlm.data.sources.parts.files import first_files, is_picture
+from mae_vlm.data.sources.parts.split_names import SPLIT_NAMES
 
 # Formats with annotations first, the most telling first: the first that claims a place opens it.
 _ANNOTATED: tuple[Format, ...] = (

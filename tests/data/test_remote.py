@@ -11,8 +11,8 @@ from pictures_on_disk import picture, write_parquet, write_tar
 from mae_vlm.data import block_cache, remote
 from mae_vlm.data.collection import open_collection
 from mae_vlm.data.remote import RemoteFile, is_remote, list_remote
-from mae_vlm.data.sources import tar_index
 from mae_vlm.data.sources.base import Place
+from mae_vlm.data.sources.parts import tar_index
 from mae_vlm.data.sources.tar_shards import TarShards
 
 

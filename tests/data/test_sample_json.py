@@ -9,8 +9,8 @@ from faster_coco_eval.core import mask as coco
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mae_vlm.data.sources.sample_json import RunLengths, from_json, to_json
-from mae_vlm.data.sources.semantic_png import SemanticPng, to_png
+from mae_vlm.data.sources.parts.sample_json import RunLengths, from_json, to_json
+from mae_vlm.data.sources.parts.semantic_png import SemanticPng, to_png
 from mae_vlm.types import Question, Sample
 
 FLOATS = st.floats(-1e4, 1e4, width=32)

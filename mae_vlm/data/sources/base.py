@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mae_vlm.data.problems import Problems
-from mae_vlm.data.sources.files import walk
+from mae_vlm.data.sources.parts.files import walk
 from mae_vlm.types import Deferred, Sample
 
 

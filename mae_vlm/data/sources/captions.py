@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from mae_vlm.data.sources.base import Format, Place, Source
+from mae_vlm.data.sources.parts.word_columns import WordColumns
 from mae_vlm.data.sources.picture_list import lists, open_lists
-from mae_vlm.data.sources.word_columns import WordColumns
 
 
 def _wanted(columns: WordColumns) -> bool:

@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from mae_vlm.data.problems import Problems
-from mae_vlm.data.sources.annotated import Annotated, Captions
 from mae_vlm.data.sources.base import Format, Joined, Place, Source
-from mae_vlm.data.sources.coco_file import UNKNOWN, CocoFile
-from mae_vlm.data.sources.coco_instances import Instances
-from mae_vlm.data.sources.coco_layout import Choice, choose, look, picture_folder
-from mae_vlm.data.sources.panoptic import Panoptic
+from mae_vlm.data.sources.parts.annotated import Annotated, Captions
+from mae_vlm.data.sources.parts.coco_file import UNKNOWN, CocoFile
+from mae_vlm.data.sources.parts.coco_instances import Instances
+from mae_vlm.data.sources.parts.coco_layout import Choice, choose, look, picture_folder
+from mae_vlm.data.sources.parts.panoptic import Panoptic
 
 
 class Sentences:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_vlm.data.sources.base import Columns, Source
-from mae_vlm.data.sources.word_columns import find_words, words_into
+from mae_vlm.data.sources.parts.word_columns import find_words, words_into
 from mae_vlm.types import Sample
 
 PREFIX = "hf://datasets/"

@@ -11,8 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mae_vlm.data.sources.base import Format, Place, Source
-from mae_vlm.data.sources.files import EXTENSIONS
-from mae_vlm.data.sources.folder_index import Listing, list_pictures
+from mae_vlm.data.sources.parts.files import EXTENSIONS
+from mae_vlm.data.sources.parts.folder_index import Listing, list_pictures
 from mae_vlm.types import Sample
 
 _BY_WINDOWS = (".tif", ".tiff")  # may be larger than memory: whoever decodes them reads what it needs

@@ -14,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 
 from mae_vlm.data.sources.base import Format, Place, Source
-from mae_vlm.data.sources.json_stream import elements, ends
-from mae_vlm.data.sources.list_rows import Rows, collect
-from mae_vlm.data.sources.list_words import Words
-from mae_vlm.data.sources.listed import picture_base
+from mae_vlm.data.sources.parts.json_stream import elements, ends
+from mae_vlm.data.sources.parts.list_rows import Rows, collect
+from mae_vlm.data.sources.parts.list_words import Words
+from mae_vlm.data.sources.parts.listed import picture_base
 
 _MARKS = ('"images"', '"sentences"', '"raw"', '"split"', '"filename"')
 _MOST_FILES = 100

@@ -18,12 +18,12 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from mae_vlm.data.sources.annotated import Annotated
 from mae_vlm.data.sources.base import Format, Joined, Part, Place, Source
-from mae_vlm.data.sources.files import EXTENSIONS
-from mae_vlm.data.sources.mask_classes import ClassNumbers, class_names, count_classes
-from mae_vlm.data.sources.pairs import files_below, inner_folder, named_folders, picture_folder, pictures_below, some_below, stem
-from mae_vlm.data.sources.split_names import SPLIT_NAMES
+from mae_vlm.data.sources.parts.annotated import Annotated
+from mae_vlm.data.sources.parts.files import EXTENSIONS
+from mae_vlm.data.sources.parts.mask_classes import ClassNumbers, class_names, count_classes
+from mae_vlm.data.sources.parts.pairs import files_below, inner_folder, named_folders, picture_folder, pictures_below, some_below, stem
+from mae_vlm.data.sources.parts.split_names import SPLIT_NAMES
 from mae_vlm.types import Sample
 
 _FOLDERS = ("masks", "mask", "semantic", "labels", "annotations", "gtFine", "SegmentationClass", "ground_truth", "gt")

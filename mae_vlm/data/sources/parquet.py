@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 
 from mae_vlm.data.remote import RemoteFile
 from mae_vlm.data.sources.base import Columns, Format, Place, Source
-from mae_vlm.data.sources.split_column import by_part, split_codes
-from mae_vlm.data.sources.word_columns import find_words, words_into
+from mae_vlm.data.sources.parts.split_column import by_part, split_codes
+from mae_vlm.data.sources.parts.word_columns import find_words, words_into
 from mae_vlm.types import Sample
 
 WHOLE_BYTES = 1 << 30  # tables up to this size stay in memory once read; of larger ones a few row groups

@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mae_vlm.data.sources.base import Columns, Format, Place, Source
-from mae_vlm.data.sources.files import is_picture
-from mae_vlm.data.sources.list_rows import Rows, collect
-from mae_vlm.data.sources.list_words import captions_of, questions_of
-from mae_vlm.data.sources.listed import picture_base
-from mae_vlm.data.sources.split_column import WORDS
-from mae_vlm.data.sources.split_names import split_in
-from mae_vlm.data.sources.tables import SUFFIXES, head_rows, read_table
-from mae_vlm.data.sources.word_columns import WordColumns, find_words
+from mae_vlm.data.sources.parts.files import is_picture
+from mae_vlm.data.sources.parts.list_rows import Rows, collect
+from mae_vlm.data.sources.parts.list_words import captions_of, questions_of
+from mae_vlm.data.sources.parts.listed import picture_base
+from mae_vlm.data.sources.parts.split_column import WORDS
+from mae_vlm.data.sources.parts.split_names import split_in
+from mae_vlm.data.sources.parts.tables import SUFFIXES, head_rows, read_table
+from mae_vlm.data.sources.parts.word_columns import WordColumns, find_words
 
 _IMAGES = ("image", "image_path", "path", "file", "filename", "file_name", "img", "filepath", "picture", "images")
 _LABELS = ("label", "labels", "class", "class_name", "category", "target", "fine_label", "y")

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 
 from mae_vlm.data.sources.base import Source
-from mae_vlm.data.sources.scene_drawing import COLOURS, GROUNDS, SHAPES, Figure, Floats, draw_ground, paint
-from mae_vlm.data.sources.scene_words import captions, questions
+from mae_vlm.data.sources.parts.scene_drawing import COLOURS, GROUNDS, SHAPES, Figure, Floats, draw_ground, paint
+from mae_vlm.data.sources.parts.scene_words import captions, questions
 from mae_vlm.tokens.chance import key_of
 from mae_vlm.types import Sample
 

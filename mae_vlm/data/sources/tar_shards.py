@@ -14,11 +14,11 @@ import pyarrow.compute as pc
 
 from mae_vlm.data.remote import RemoteFile
 from mae_vlm.data.sources.base import Format, Place, Source
-from mae_vlm.data.sources.sample_json import MARK, foreign_captions, from_json
-from mae_vlm.data.sources.semantic_png import SemanticPng
-from mae_vlm.data.sources.shard_classes import shard_classes
-from mae_vlm.data.sources.tar_index import find_members
-from mae_vlm.data.sources.tar_members import LocalFile
+from mae_vlm.data.sources.parts.sample_json import MARK, foreign_captions, from_json
+from mae_vlm.data.sources.parts.semantic_png import SemanticPng
+from mae_vlm.data.sources.parts.shard_classes import shard_classes
+from mae_vlm.data.sources.parts.tar_index import find_members
+from mae_vlm.data.sources.parts.tar_members import LocalFile
 from mae_vlm.types import Sample
 
 _OPEN = 64  # shards that one process holds open

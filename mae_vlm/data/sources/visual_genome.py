@@ -18,12 +18,12 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from mae_vlm.data.sources.annotated import read_picture
 from mae_vlm.data.sources.base import Format, Place, Source
-from mae_vlm.data.sources.list_words import cut_lists
-from mae_vlm.data.sources.numbered import Numbered, numbered
-from mae_vlm.data.sources.objects import fit_boxes
-from mae_vlm.data.sources.tables import list_elements
+from mae_vlm.data.sources.parts.annotated import read_picture
+from mae_vlm.data.sources.parts.list_words import cut_lists
+from mae_vlm.data.sources.parts.numbered import Numbered, numbered
+from mae_vlm.data.sources.parts.objects import fit_boxes
+from mae_vlm.data.sources.parts.tables import list_elements
 from mae_vlm.types import Sample
 
 _REGIONS, _SIZES = "region_descriptions.json", "image_data.json"

@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_vlm.data.sources.annotated import Annotated
 from mae_vlm.data.sources.base import Format, Joined, Place, Source
-from mae_vlm.data.sources.mask_pixels import ObjectPixels
-from mae_vlm.data.sources.objects import Objects
-from mae_vlm.data.sources.pairs import (
+from mae_vlm.data.sources.parts.annotated import Annotated
+from mae_vlm.data.sources.parts.mask_pixels import ObjectPixels
+from mae_vlm.data.sources.parts.objects import Objects
+from mae_vlm.data.sources.parts.pairs import (
     files_below,
     inner_folder,
     named_folders,
@@ -30,7 +30,7 @@ from mae_vlm.data.sources.pairs import (
     some_within,
     stem,
 )
-from mae_vlm.data.sources.voc_objects import VocObjects, masks_there
+from mae_vlm.data.sources.parts.voc_objects import VocObjects, masks_there
 from mae_vlm.types import Sample
 
 _XML_FOLDERS = ("annotations", "xmls", "xml", "labels")

@@ -19,11 +19,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mae_vlm.data.sources.base import Format, Place, Source
-from mae_vlm.data.sources.json_stream import elements, ends
-from mae_vlm.data.sources.list_rows import Rows, collect
-from mae_vlm.data.sources.list_words import Words, cut_lists
-from mae_vlm.data.sources.numbered import Numbered, numbered
-from mae_vlm.data.sources.split_names import split_in
+from mae_vlm.data.sources.parts.json_stream import elements, ends
+from mae_vlm.data.sources.parts.list_rows import Rows, collect
+from mae_vlm.data.sources.parts.list_words import Words, cut_lists
+from mae_vlm.data.sources.parts.numbered import Numbered, numbered
+from mae_vlm.data.sources.parts.split_names import split_in
 
 _MOST_FILES = 100
 

@@ -15,8 +15,8 @@ from mae_vlm.data.collection import open_collection
 from mae_vlm.data.problems import Problems
 from mae_vlm.data.sources import coco
 from mae_vlm.data.sources.base import Place
-from mae_vlm.data.sources.coco_masks import draw
-from mae_vlm.data.sources.json_stream import elements, value_at
+from mae_vlm.data.sources.parts.coco_masks import draw
+from mae_vlm.data.sources.parts.json_stream import elements, value_at
 
 BOX = [2, 3, 10, 5]
 TRIANGLE = [2.0, 2.0, 12.5, 2.0, 2.0, 12.25]

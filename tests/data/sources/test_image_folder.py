@@ -6,8 +6,8 @@ import pickle
 import pytest
 from pictures_on_disk import picture, write_folder
 
-from mae_vlm.data.sources import folder_index
 from mae_vlm.data.sources.image_folder import ImageFolder
+from mae_vlm.data.sources.parts import folder_index
 
 
 @pytest.fixture(autouse=True)

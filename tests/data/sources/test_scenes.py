@@ -5,7 +5,7 @@ import pickle
 import pytest
 import torch
 
-from mae_vlm.data.sources.scene_drawing import COLOURS, GROUNDS, SHAPES, Figure, coverage
+from mae_vlm.data.sources.parts.scene_drawing import COLOURS, GROUNDS, SHAPES, Figure, coverage
 from mae_vlm.data.sources.scenes import Scenes
 
 SIZES = [(32, 32), (64, 64), (48, 96)]

@@ -13,9 +13,9 @@ import torch
 from pictures_on_disk import SHARED, picture, write_tar
 
 from mae_vlm.data.index_cache import load
-from mae_vlm.data.sources import tar_index
-from mae_vlm.data.sources.sample_json import to_json
-from mae_vlm.data.sources.semantic_png import to_png
+from mae_vlm.data.sources.parts import tar_index
+from mae_vlm.data.sources.parts.sample_json import to_json
+from mae_vlm.data.sources.parts.semantic_png import to_png
 from mae_vlm.data.sources.tar_shards import TarShards
 from mae_vlm.types import Question, Sample
 

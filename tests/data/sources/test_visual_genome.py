@@ -67,7 +67,7 @@ def test_what_cannot_be_used_is_counted_and_boxes_keep_their_phrases(tmp_path):
 
 
 def test_a_file_larger_than_what_is_in_memory_at_once_is_read_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr("mae_vlm.data.sources.tables._WINDOW", 100)
+    monkeypatch.setattr("mae_vlm.data.sources.parts.tables._WINDOW", 100)
     write_folder(tmp_path, [f"images/{id}.png" for id in range(20)])
     source = opened(write(tmp_path, [(id, [region(1, 1, 1, id + 1, 5, f"ä {id}")] * 3) for id in range(20)]))
     assert len(source) == 20 and all(source[i].box_captions == (f"ä {i}",) * 3 for i in range(20))

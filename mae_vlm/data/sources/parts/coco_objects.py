@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mae_vlm.data.sources.coco_file import UNKNOWN, CocoFile, hashable
-from mae_vlm.data.sources.objects import Objects, fit_boxes, group
+from mae_vlm.data.sources.parts.coco_file import UNKNOWN, CocoFile, hashable
+from mae_vlm.data.sources.parts.objects import Objects, fit_boxes, group
 
 _NO_BOX = (float("nan"),) * 4
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mae_vlm.data.index_cache import Index, cached_file, load, one_at_a_time, patiently, save_in_first
-from mae_vlm.data.sources.files import Folder, is_picture, walk_folders
+from mae_vlm.data.sources.parts.files import Folder, is_picture, walk_folders
 
 PICTURE_FOLDERS = ("images", "jpegimages")  # beside masks and annotations: only this one holds pictures to learn from
 CACHED_FROM = 20_000  # pictures: fewer are listed in about a tenth of a second

@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mae_vlm.data.sources.json_stream import value_at
-from mae_vlm.data.sources.mask_pixels import shown_size
+from mae_vlm.data.sources.parts.json_stream import value_at
+from mae_vlm.data.sources.parts.mask_pixels import shown_size
 
 _FAR = 100_000  # pixels: a polygon that goes further is no polygon, and would fill the memory when drawn
 

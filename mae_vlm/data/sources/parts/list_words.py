@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mae_vlm.data.problems import Problems
-from mae_vlm.data.sources.word_columns import WordColumns, field_meant
+from mae_vlm.data.sources.parts.word_columns import WordColumns, field_meant
 
 
 class Words(NamedTuple):

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from mae_vlm.data.problems import Problems
 from mae_vlm.data.sources.base import Place, Source
-from mae_vlm.data.sources.files import missing
-from mae_vlm.data.sources.list_words import Words, cut_lists
-from mae_vlm.data.sources.listed import Listed, picture_base
-from mae_vlm.data.sources.split_column import by_part, split_codes
+from mae_vlm.data.sources.parts.files import missing
+from mae_vlm.data.sources.parts.list_words import Words, cut_lists
+from mae_vlm.data.sources.parts.listed import Listed, picture_base
+from mae_vlm.data.sources.parts.split_column import by_part, split_codes
 
 
 class Rows(NamedTuple):

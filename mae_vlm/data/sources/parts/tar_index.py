@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mae_vlm.data.index_cache import Index, cached_file, load, one_at_a_time, patiently, save_in_first, write_whole
 from mae_vlm.data.remote import RemoteFile, find_remote
-from mae_vlm.data.sources.tar_members import COLUMNS, LocalFile, Members, Shard, join, read_shard
+from mae_vlm.data.sources.parts.tar_members import COLUMNS, LocalFile, Members, Shard, join, read_shard
 
 INDEX_NAME = ".mae_vlm_index"
 _WRITABLE = 0o222

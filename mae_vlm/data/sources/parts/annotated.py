@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from mae_vlm.data.sources.base import Source
-from mae_vlm.data.sources.objects import Objects
+from mae_vlm.data.sources.parts.objects import Objects
 from mae_vlm.types import Sample
 
 

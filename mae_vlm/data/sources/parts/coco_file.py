@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_vlm.data.problems import Problems
-from mae_vlm.data.sources.files import missing
-from mae_vlm.data.sources.json_stream import elements
+from mae_vlm.data.sources.parts.files import missing
+from mae_vlm.data.sources.parts.json_stream import elements
 
 UNKNOWN, LEFT_OUT = -1, -2  # rows of pictures that are not listed, and of those that are not on the disk
 Annotate = Callable[[int, dict[str, Any], int, int], None]  # (picture's slot, annotation, its bytes [start, end))

@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 
 from mae_vlm.data.sources.base import Place
-from mae_vlm.data.sources.files import is_picture, walk
+from mae_vlm.data.sources.parts.files import is_picture, walk
 
 _PICTURES = ("images", "JPEGImages", "imgs", "image", "img", "leftImg8bit")
 _LOOK_AT = 2000  # entries of a folder that are looked at to tell what is in it

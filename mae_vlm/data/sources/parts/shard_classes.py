@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from mae_vlm.data.remote import find_remote
-from mae_vlm.data.sources.sample_json import MARK, VERSION
-from mae_vlm.data.sources.tar_members import LocalFile, Shard
+from mae_vlm.data.sources.parts.sample_json import MARK, VERSION
+from mae_vlm.data.sources.parts.tar_members import LocalFile, Shard
 
 _MOST = 64 << 20  # bytes
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mae_vlm.data.sources.files import is_picture
+from mae_vlm.data.sources.parts.files import is_picture
 
 _NUMBER = re.compile(r"(\d{1,18})\.\w+")
 

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_vlm.data.problems import Problems
-from mae_vlm.data.sources.objects import Objects, fit_boxes, group
-from mae_vlm.data.sources.pairs import stem
-from mae_vlm.data.sources.voc_xml import VocFile, read_voc
+from mae_vlm.data.sources.parts.objects import Objects, fit_boxes, group
+from mae_vlm.data.sources.parts.pairs import stem
+from mae_vlm.data.sources.parts.voc_xml import VocFile, read_voc
 
 
 class VocObjects:

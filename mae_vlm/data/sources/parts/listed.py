@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mae_vlm.data.sources.annotated import read_picture
 from mae_vlm.data.sources.base import Source
+from mae_vlm.data.sources.parts.annotated import read_picture
 from mae_vlm.types import Question, Sample
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mae_vlm.data.sources.scene_drawing import COLOURS, Figure
+from mae_vlm.data.sources.parts.scene_drawing import COLOURS, Figure
 from mae_vlm.types import Question
 
 _GROUND_WORDS = {

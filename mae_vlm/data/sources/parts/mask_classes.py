@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mae_vlm.data.sources.mask_pixels import read_numbers, shown_size, unlabelled
+from mae_vlm.data.sources.parts.mask_pixels import read_numbers, shown_size, unlabelled
 
 _FILES = ("classes.txt", "classes.json", "semantic_classes.json")
 _ASKED = 64  # masks that tell how many classes there are

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_vlm.data.problems import Problems
-from mae_vlm.data.sources.annotated import Pixels
-from mae_vlm.data.sources.coco_file import CocoFile
-from mae_vlm.data.sources.coco_masks import Segmentations, box_of, good_polygons, judge
-from mae_vlm.data.sources.coco_objects import ObjectColumns
-from mae_vlm.data.sources.objects import Objects
+from mae_vlm.data.sources.parts.annotated import Pixels
+from mae_vlm.data.sources.parts.coco_file import CocoFile
+from mae_vlm.data.sources.parts.coco_masks import Segmentations, box_of, good_polygons, judge
+from mae_vlm.data.sources.parts.coco_objects import ObjectColumns
+from mae_vlm.data.sources.parts.objects import Objects
 from mae_vlm.types import Sample
 
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mae_vlm.data.sources.base import Place
-from mae_vlm.data.sources.files import missing
-from mae_vlm.data.sources.json_stream import ends
-from mae_vlm.data.sources.pairs import inner_folder
-from mae_vlm.data.sources.split_names import split_in
+from mae_vlm.data.sources.parts.files import missing
+from mae_vlm.data.sources.parts.json_stream import ends
+from mae_vlm.data.sources.parts.pairs import inner_folder
+from mae_vlm.data.sources.parts.split_names import split_in
 
 _MOST_FILES = 100  # json files of one folder that are looked into: a folder with one per picture is no COCO
 _ASKED = 50  # pictures that are looked for in a folder

@@ -9,7 +9,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from mae_vlm.data.sources.base import Part, Source
-from mae_vlm.data.sources.split_names import SPLIT_NAMES
+from mae_vlm.data.sources.parts.split_names import SPLIT_NAMES
 
 PARTS = ("train", "val", "test")
 WORDS = {**SPLIT_NAMES, "restval": "train"}  # COCO's validation pictures that Karpathy's split trains on

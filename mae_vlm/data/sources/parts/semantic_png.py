@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mae_vlm.data.sources.mask_pixels import shown_size
+from mae_vlm.data.sources.parts.mask_pixels import shown_size
 
 _UNKNOWN = 65535  # what int16's -1 is stored as
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 import pyarrow.json as arrow_json
 
-from mae_vlm.data.sources.files import is_picture
+from mae_vlm.data.sources.parts.files import is_picture
 
 SUFFIXES = (".csv", ".tsv", ".json", ".jsonl", ".txt", ".token")  # the last two: csv, or a token list
 _HEAD = 1 << 20  # bytes that are looked at to tell what a file is

@@ -13,8 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from mae_vlm.data.remote import RemoteFile
-from mae_vlm.data.sources.files import is_picture
-from mae_vlm.data.sources.tar_headers import Member, Read, members
+from mae_vlm.data.sources.parts.files import is_picture
+from mae_vlm.data.sources.parts.tar_headers import Member, Read, members
 
 ANNOTATIONS = {".json": "json", ".txt": "text", ".semantic.png": "semantic"}  # by what follows the stem
 COLUMNS = ("offset", "size", "label", *(f"{kind}_{what}" for kind in ANNOTATIONS.values() for what in ("offset", "size")))

@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from mae_vlm.data.sources.mask_pixels import shown_size
+from mae_vlm.data.sources.parts.mask_pixels import shown_size
 from mae_vlm.types import Question, Sample
 
 MARK = "mae_vlm"

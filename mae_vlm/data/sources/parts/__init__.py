@@ -1,0 +1,1 @@
+"""What sources share: files, tables, words, masks, indexes; no format of its own."""
