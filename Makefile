@@ -3,10 +3,10 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test lint types borders check clean
+.PHONY: help setup demo test test-faults lint types borders check clean
 
 help:            ## this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
 
 $(VENV)/user.stamp: pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -28,6 +28,9 @@ demo: $(VENV)/user.stamp   ## pretrain on generated scenes, in some minutes on t
 test: $(VENV)/dev.stamp    ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-faults: $(VENV)/dev.stamp  ## real kills, signals and damaged files: some minutes more
+	$(BIN)/python -m pytest -n 2 --dist load -m faults tests/faults
+
 lint: $(VENV)/dev.stamp    ## ruff: lint and format
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -38,7 +41,7 @@ types: $(VENV)/dev.stamp   ## mypy, strict
 borders: $(VENV)/dev.stamp ## the import contracts
 	$(BIN)/lint-imports
 
-check: lint types borders test  ## everything CI runs
+check: lint types borders test test-faults  ## everything CI runs
 
 clean:           ## remove the environment and caches, not your runs
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info

@@ -52,12 +52,13 @@ class Checkpoint(LightningCheckpoint):
         self.folder: Path | None = None  # set by the CLI, which numbers the run
         self.config = ""
         self._random: list[dict[str, Any]] = []
-        self._saved_step = -1
+        self._saved_step = self._seen_step = -1
         self._saved_at = time.monotonic()
         self._resumes = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_step, self._saved_at, self._resumes = -1, time.monotonic(), True
+        self._seen_step = trainer.global_step
         restore(self._random, trainer.global_rank)
         if self.folder is not None and trainer.is_global_zero:
             for part in (self.folder / "checkpoints").glob("*.partial"):  # of a process that was killed while writing
@@ -70,8 +71,9 @@ class Checkpoint(LightningCheckpoint):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step
-        if step == self._saved_step or self.folder is None:
+        if step == self._seen_step or self.folder is None:  # between the micro-steps of one step there is nothing to save
             return
+        self._seen_step = step
         due = any(every and step % every == 0 for every in (self.every_n_steps, self.keep_every))
         if not due and step % 10 == 0:  # the first process's clock decides, or the others would not meet it in the barrier
             due = trainer.strategy.broadcast(time.monotonic() - self._saved_at > 60 * self.every_n_minutes)

@@ -75,7 +75,7 @@ def test_doctor_finds_a_loader_that_is_slow(quick, capsys, tmp_path, monkeypatch
 
     draw = Scenes.__getitem__
     monkeypatch.setattr(Scenes, "__getitem__", lambda self, index: (time.sleep(0.02), draw(self, index))[1])
-    monkeypatch.setattr("mae_vlm.data.cache.PixelCache.fits", staticmethod(lambda length, shape: False))
+    monkeypatch.setattr("mae_vlm.data.cache.PixelCache.fits", staticmethod(lambda *ignored: False))
     monkeypatch.chdir(tmp_path)
     assert in_process("doctor", *TINY) == 0
     assert "bottleneck: the loader" in capsys.readouterr().out

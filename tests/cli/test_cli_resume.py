@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from tiny_runs import MACHINE, content, curve, differing_weights, in_process, rows
+from tiny_runs import MACHINE, TINY, content, curve, differing_weights, in_process, rows
 
 
 @pytest.mark.parametrize("step", [6, 12], ids=["in the middle of an epoch", "at the end of an epoch"])
@@ -59,3 +59,10 @@ def test_last_is_the_newest_run_of_that_name(trained, tmp_path, capsys):
     assert in_process("fit", *words, *MACHINE, "--trainer.max_steps", "26") == 0
     assert content(tmp_path / "mine" / "version_1")["global_step"] == 26
     assert content(tmp_path / "mine" / "version_0")["global_step"] == 24
+
+
+def test_last_refuses_where_there_is_nothing_and_auto_begins(complaint, tmp_path, capsys):
+    where = ["--trainer.default_root_dir", tmp_path]
+    assert "no checkpoint under" in complaint("fit", *TINY, *where, "--ckpt_path", "last")
+    assert in_process("fit", *TINY, *where, "--ckpt_path", "auto", "--trainer.max_steps", "2") == 0
+    assert "starting afresh" in capsys.readouterr().out

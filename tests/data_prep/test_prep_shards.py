@@ -182,7 +182,7 @@ def test_after_a_kill_the_same_command_goes_on_to_the_same_bytes(tmp_path, stop,
     while process.poll() is None and len(list((tmp_path / "out").glob("*.tar"))) < 3:
         time.sleep(0.005)
     process.send_signal(stop)
-    _, error = process.communicate(timeout=60)
+    _, error = process.communicate(timeout=240)
     assert process.returncode == code and "Traceback" not in error
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")}
     assert 3 <= len(done) < 400 and not (tmp_path / "out" / "dataset.json").exists()

@@ -79,13 +79,6 @@ def test_drawn_numbers_go_on_where_they_were(tmp_path):
     ends_as(tmp_path / "whole" / "default" / "version_0", tmp_path / "cut")
 
 
-def test_last_refuses_where_there_is_nothing_and_auto_begins(complaint, tmp_path, capsys):
-    where = ["--trainer.default_root_dir", tmp_path]
-    assert "no checkpoint under" in complaint("fit", *TINY, *where, "--ckpt_path", "last")
-    assert in_process("fit", *TINY, *where, "--ckpt_path", "auto", "--trainer.max_steps", "2") == 0
-    assert "starting afresh" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize("first, second", [(1, 2), (2, 1)])
 def test_another_number_of_processes_goes_on_without_losing_or_repeating_a_sample(whole, tmp_path, first, second):
     options, undisturbed = whole
