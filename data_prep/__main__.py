@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import io
 import sys
 from importlib import import_module
 
@@ -23,6 +24,9 @@ SRC is whatever --data.path of mae_vlm takes: a folder, .parquet tables, .tar sh
 
 def main(arguments: list[str]) -> int:
     """Run one verb and return the exit code: 0 done, 1 a mistake in the data, 2 a mistake on the command line, 130 stopped by Ctrl-C."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # file names are bytes, and a terminal may know fewer letters
     verb = arguments[0] if arguments else "--help"
     if verb in ("-h", "--help", "help"):
         print(USAGE.format(verbs="\n".join(f"  {name:<12} {text}" for name, text in VERBS.items())))

@@ -21,7 +21,7 @@ _REPEATED = 20
 def findings(seen: Gathered, copies: Duplicates, sources: list[Source], problems: Problems) -> dict[str, Any]:
     """The report; ``summary`` counts what a user should look at, the rest lists it."""
     odd = {name: np.flatnonzero(rows) for name, rows in _odd(seen.facts).items()}
-    annotations = {**problems.counts, **({"masks that cannot be decoded": len(seen.annotations)} if seen.annotations else {})}
+    annotations = dict(problems.counts + seen.annotations.counts)
     summary = {
         "pictures": len(seen.facts) + len(seen.failures),
         "unreadable": len(seen.failures),
@@ -39,8 +39,7 @@ def findings(seen: Gathered, copies: Duplicates, sources: list[Source], problems
         **{name: [describe_row(int(row), seen, sources) for row in rows[:_LISTED]] for name, rows in odd.items()},
         "annotations": {
             "counts": annotations,
-            "first": [vars(one) for one in problems.first[:_LISTED]]
-            + [{"kind": "masks that cannot be decoded", "id": name, "text": text} for name, text in seen.annotations[:_LISTED]],
+            "first": [vars(one) for one in (*problems.first[:_LISTED], *seen.annotations.first[:_LISTED])],
         },
     }
 

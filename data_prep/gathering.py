@@ -15,6 +15,7 @@ from data_prep.engine import run
 from data_prep.look import CHUNK, FACTS, Look, Looks
 from data_prep.moments import Moments
 from data_prep.perceptual_hash import SIDE
+from mae_vlm.data.problems import Problems
 from mae_vlm.data.sources.base import Source
 
 
@@ -30,7 +31,7 @@ class Gathered:
     thumbs: NDArray[np.uint8]
     moments: list[Moments]
     failures: list[tuple[int, int, str, str]]
-    annotations: list[tuple[str, str]]
+    annotations: Problems
     caption_words: list[NDArray[np.int64]]
     caption_hashes: list[NDArray[np.uint64]]
 
@@ -60,7 +61,8 @@ def _collect(names: list[str], seen: Iterator[tuple[int, Looks]], total: int) ->
     with tempfile.TemporaryFile() as file:  # numpy keeps it open as long as the array lives
         file.truncate(max(1, total) * SIDE * SIDE)
         thumbs = np.memmap(file, np.uint8, "r+", shape=(total, SIDE, SIDE)) if total else np.empty((0, SIDE, SIDE), np.uint8)
-    failures, annotations, count = [], [], 0
+    failures: list[tuple[int, int, str, str]] = []
+    annotations, count = Problems(), 0
     for part, looks in seen:
         stop = count + len(looks.facts)
         facts[count:stop], thumbs[count:stop] = looks.facts, looks.thumbs
@@ -69,7 +71,8 @@ def _collect(names: list[str], seen: Iterator[tuple[int, Looks]], total: int) ->
         kept[part].words.append(np.array(looks.caption_words, np.int64))
         kept[part].hashes.append(np.array(looks.caption_hashes, np.uint64))
         failures += looks.failures
-        annotations += looks.annotations
+        for problem in looks.annotations:
+            annotations.add(*problem)
     return Gathered(
         names,
         facts[:count],

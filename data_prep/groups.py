@@ -14,9 +14,16 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from mae_vlm.data.remote import RemoteFile
+from mae_vlm.data.sources.base import Joined, Part, Source
+from mae_vlm.data.sources.image_folder import ImageFolder
 from mae_vlm.data.sources.parquet import Parquet
+from mae_vlm.data.sources.parts.listed import Listed
 from mae_vlm.data.sources.parts.tables import SUFFIXES, read_table
+from mae_vlm.data.sources.tar_shards import TarShards
 from mae_vlm.data.split import name_hash
+
+_TO_READ = -2  # for a class number
 
 
 def by_pattern(names: Sequence[str], pattern: re.Pattern[str]) -> tuple[list[str], int]:
@@ -40,8 +47,9 @@ def by_column(column: str, parts: Sequence[Any], names: Sequence[str], where: Pa
     Raises:
         ValueError: no table has the column, or it tells no group for some picture.
     """
-    if all(isinstance(part, Parquet) for part in parts):
-        groups = [value for part in parts for file in part.files for value in _parquet_column(file, column)]
+    own = [_own_column(part, column) for part in parts]
+    if all(values is not None for values in own):
+        groups = [value for values in own for value in values or ()]
     else:
         groups = _table_column(column, names, where, annotations)
     without = [name for name, group in zip(names, groups, strict=True) if group in (None, "")]
@@ -75,11 +83,71 @@ def choose(groups: Sequence[str], fractions: Sequence[float], seed: int) -> NDAr
     return result
 
 
-def _parquet_column(file: Path, column: str) -> list[Any]:
-    names = pq.read_schema(file).names
-    if column not in names:
-        raise ValueError(f"--group-column {column} is not a column of {file}; its columns are {', '.join(names)}")
-    values: list[Any] = pq.read_table(file, columns=[column])[column].to_pylist()
+def labels_of(source: Source) -> list[str | None]:
+    """The class name of each picture, "" for none, None where only the picture's sample tells it and cannot be read.
+
+    Folders, lists, parquet and shards tell the labels by themselves: no picture is read.
+    """
+    return [_read_label(source, index) if label is None else label for index, label in enumerate(_told(source).tolist())]
+
+
+def _told(source: Source) -> NDArray[np.object_]:
+    """Class names as far as they are known without reading a sample, None for the others."""
+    if source.classes is None:
+        return np.full(len(source), "", object)
+    if isinstance(source, Joined):
+        return np.concatenate([_told(part) for part in source.parts])
+    if isinstance(source, Part):
+        return _told(source.whole)[source.indices]
+    if isinstance(source, ImageFolder):  # its folders are told also where they are no class of another part
+        return np.array([source.name(index).partition("/")[0] for index in range(len(source))], object)
+    numbers = _numbers(source)
+    if numbers is None:
+        return np.full(len(source), None, object)
+    known = (numbers >= _TO_READ) & (numbers < len(source.classes))
+    return np.array([*source.classes, None, ""], object)[np.where(known, numbers, -1)]
+
+
+def _numbers(source: Source) -> NDArray[Any] | None:
+    """The class number of each picture, -1 for none, ``_TO_READ`` where its sample must be read; None where all must."""
+    if isinstance(source, Listed):
+        return source._labels
+    if isinstance(source, TarShards):
+        label, note = source._columns["label"], source._columns.get("json_size")
+        return label if note is None else np.where((label < 0) & (note > 0), _TO_READ, label)
+    if isinstance(source, Parquet) and source.label_column:
+        numbers: NDArray[np.int64] = pc.fill_null(source.read_column(source.label_column).cast(pa.int64()), -1).to_numpy()
+        return numbers.clip(min=-1)
+    return None
+
+
+def _read_label(source: Source, index: int) -> str | None:
+    try:
+        label = source[index].label
+    except (ValueError, OSError):
+        return None
+    return "" if label is None or source.classes is None else source.classes[label]
+
+
+def _own_column(source: Source, column: str) -> list[Any] | None:
+    """A column of the parquet files that a source is made of; None where it is made of something else."""
+    if isinstance(source, Parquet):
+        return [value for file in source.files for value in _parquet_column(file, column)]
+    if isinstance(source, Part):
+        values = _own_column(source.whole, column)
+        return values and [values[index] for index in source.indices.tolist()]
+    if isinstance(source, Joined):
+        own = [_own_column(part, column) for part in source.parts]
+        return None if any(values is None for values in own) else [value for values in own for value in values or ()]
+    return None
+
+
+def _parquet_column(file: Path | RemoteFile, column: str) -> list[Any]:
+    with pq.ParquetFile(file.open() if isinstance(file, RemoteFile) else file, pre_buffer=False) as opened:
+        names = opened.schema_arrow.names
+        if column not in names:
+            raise ValueError(f"--group-column {column} is not a column of {file}; its columns are {', '.join(names)}")
+        values: list[Any] = opened.read(columns=[column], use_threads=False)[column].to_pylist()
     return values
 
 

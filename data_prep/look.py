@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from data_prep.misfits import misfits
 from data_prep.moments import Moments
 from data_prep.perceptual_hash import SIDE, colours, thumbnail
 from data_prep.pixels import digest, file_bytes, picture, pixels
@@ -21,6 +22,7 @@ from mae_vlm.data.sources.base import Source
 from mae_vlm.types import Sample
 
 CHUNK = 64  # pictures of one task
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF")  # as of the files that are taken for pictures
 FACTS = np.dtype(
     [
         ("part", "u1"),  # number of the part
@@ -44,14 +46,14 @@ class Looks:
     """Facts, thumbnails uint8 ``[N, 32, 32]`` and moments of the readable pictures; (part, index, name, reason) of the others.
 
     ``caption_words`` and ``caption_hashes`` hold each caption's number of words and 64 bits of its text, in order; ``annotations``
-    are (name, reason) of masks that cannot be decoded.
+    are (kind, file, name, facts) of boxes and masks that do not fit their picture, as ``Problems.add`` takes them.
     """
 
     facts: NDArray[np.void]
     thumbs: NDArray[np.uint8]
     moments: Moments = field(default_factory=Moments)
     failures: list[tuple[int, int, str, str]] = field(default_factory=list)
-    annotations: list[tuple[str, str]] = field(default_factory=list)
+    annotations: list[tuple[str, str, str, str]] = field(default_factory=list)
     caption_words: list[int] = field(default_factory=list)
     caption_hashes: list[int] = field(default_factory=list)
 
@@ -88,7 +90,7 @@ def _facts(sample: Sample, found: Picture, image_CHW: Tensor, looks: Looks) -> t
     own.add(image_CHW)
     looks.moments.merge(own)
     _read_words(sample, looks)
-    _decode_masks(sample, looks)
+    looks.annotations += misfits(sample, found.height, found.width)
     return (
         found.height,
         found.width,
@@ -110,7 +112,7 @@ def _mode(sample: Sample, found: Picture) -> str:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(sample.image) if isinstance(sample.image, bytes) else sample.image) as image:
+            with Image.open(io.BytesIO(sample.image) if isinstance(sample.image, bytes) else sample.image, formats=FORMATS) as image:
                 return f"{found.header.format} {image.mode}"
     except Exception:  # Pillow's plugins raise what they like
         return f"{found.header.format} bands"
@@ -125,13 +127,3 @@ def _read_words(sample: Sample, looks: Looks) -> None:
 def caption_hash(caption: str) -> int:
     """64 bits of a caption, whatever its capitals and spaces."""
     return int.from_bytes(blake2b(" ".join(caption.lower().split()).encode("utf-8", "replace"), digest_size=8).digest(), "little")
-
-
-def _decode_masks(sample: Sample, looks: Looks) -> None:
-    for masks in (sample.masks, sample.semantic):
-        if masks is None or isinstance(masks, Tensor):
-            continue
-        try:
-            masks.decode()
-        except (ValueError, OSError) as error:
-            looks.annotations.append((sample.id, str(error)))

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from data_prep.arguments import Parser, add_engine, add_source, open_parts
 from data_prep.console import say
+from data_prep.lists import PARTS, refuse_others, write_lists
 
 if TYPE_CHECKING:
     from mae_vlm.data.problems import Problems
     from mae_vlm.data.sources.base import Source
 
-PARTS = ("train", "val", "test")
 _HUGE = 0.25  # share of all pictures above which one group is told about
 _CLASSES = 10  # shown of each part
 
@@ -76,14 +74,17 @@ def _pattern(text: str) -> re.Pattern[str]:
 def _run(options: argparse.Namespace) -> int:
     from data_prep.groups import choose
 
+    out = Path(options.out)
+    if not options.shards:
+        refuse_others(out, Path(options.source).expanduser())
     parts, form, problems = open_parts(options)
     sources = list(parts.values())
     if len(parts) > 1:
         say(f"{options.source} has its own parts ({', '.join(parts)}); all are split anew")
     names = [_name(name) for source in sources for name in source.names().to_pylist()]
-    files = [] if options.shards else [_file(source, _name(name)) for source in sources for name in source.names().to_pylist()]
+    files = [] if options.shards else [file for source in sources for file in _files(source)]
     groups = _groups(options, sources, names)
-    labels = [label for source in sources for label in _labels(source)]
+    labels = _labels(sources)
     chosen = choose(groups, [options.fraction, *([options.test_fraction] if options.test_fraction else [])], options.seed)
     rows = {part: [i for i, number in enumerate(chosen.tolist()) if number == place] for place, part in enumerate(PARTS) if place in chosen}
     for part, held in rows.items():
@@ -91,12 +92,7 @@ def _run(options: argparse.Namespace) -> int:
     _warn(groups)
     if options.shards:
         return _write_shards(sources, rows, form, problems, options)
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    for part in PARTS:
-        (out / f"{part}.csv").unlink(missing_ok=True)
-    for part, held in rows.items():
-        _write(out / f"{part}.csv", [(str(files[i]), labels[i], groups[i].partition(" ")[2], part) for i in held])
+    write_lists(out, {part: [(str(files[i]), labels[i], groups[i].partition(" ")[2], part) for i in held] for part, held in rows.items()})
     say(f"wrote the lists into {out}; train with --data.path {out}")
     return 0
 
@@ -117,17 +113,21 @@ def _name(name: Any) -> str:
     return name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name)
 
 
-def _file(source: Source, name: str) -> Path:
-    """Where a picture lies.
+def _files(source: Source) -> list[Path]:
+    """Where the pictures lie; those that are gone since the source was opened are named all the same.
 
     Raises:
         ValueError: the source's pictures are no files.
     """
     base = getattr(source, "root", None) or getattr(source, "base", None)
-    file = Path(base).resolve() / name if base is not None else None
-    if file is None or not file.is_file():
-        raise ValueError(f"picture {name} is not a file of its own, so a list cannot name it; write shards instead: --shards")
-    return file
+    names = [_name(name) for name in source.names().to_pylist()]
+    files = [Path(base).resolve() / name for name in names] if base is not None else []
+    gone = sum(not file.is_file() for file in files)
+    if gone == len(files):
+        raise ValueError(f"picture {names[0]} is not a file of its own, so a list cannot name it; write shards instead: --shards")
+    if gone:
+        say(f"warning: {gone:,} of {len(files):,} pictures are gone since {base} was listed")
+    return files
 
 
 def _groups(options: argparse.Namespace, sources: Sequence[Source], names: Sequence[str]) -> list[str]:
@@ -143,26 +143,15 @@ def _groups(options: argparse.Namespace, sources: Sequence[Source], names: Seque
     return groups
 
 
-def _labels(source: Source) -> list[str]:
-    """The class name of each picture, "" for none; of a folder they are told by its folders, so that no picture is read."""
-    from mae_vlm.data.sources.image_folder import ImageFolder
+def _labels(sources: Sequence[Source]) -> list[str]:
+    """The class name of each picture, "" for none and for pictures that would have to be read for it and cannot be."""
+    from data_prep.groups import labels_of
 
-    if source.classes is None:
-        return [""] * len(source)
-    if isinstance(source, ImageFolder):
-        return [source.name(index).partition("/")[0] for index in range(len(source))]
-    found = (source[index].label for index in range(len(source)))
-    return ["" if label is None else source.classes[label] for label in found]
-
-
-def _write(path: Path, rows: list[tuple[str, str, str, str]]) -> None:
-    from data_prep.whole_file import write_whole
-
-    text = io.StringIO()
-    kept = (0, 1, 2, 3) if any(row[1] for row in rows) else (0, 2, 3)
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerows([row[column] for column in kept] for row in [("image", "label", "group", "split"), *rows])
-    write_whole(path, text.getvalue().encode("utf-8", "surrogateescape"))
+    labels = [label for source in sources for label in labels_of(source)]
+    unread = sum(label is None for label in labels)
+    if unread:
+        say(f"warning: {unread:,} of {len(labels):,} pictures cannot be read, so their labels are unknown; check tells why")
+    return [label or "" for label in labels]
 
 
 def _tell(part: str, groups: list[str], labels: list[str], total: int) -> None:

@@ -1,14 +1,20 @@
 from __future__ import annotations
 
+import io
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from copies import cut, jpeg_bytes, resized, scenes
-from pictures_on_disk import SHARED, picture, write_folder
+from pictures_on_disk import SHARED, picture, write_coco, write_folder
 from PIL import Image
 
 from data_prep.__main__ import main
+from data_prep.look import _mode
+from data_prep.misfits import misfits
+from mae_vlm.types import Sample
 
 
 def check(tmp_path, *words):
@@ -119,6 +125,42 @@ def test_any_number_of_workers_gives_the_same_report(tmp_path):
         assert main(["check", str(tmp_path / "a"), "--out", str(tmp_path / f"{number}"), "--workers", workers]) == 0
     for file in ("report.json", "report.html"):
         assert (tmp_path / "0" / file).read_bytes() == (tmp_path / "1" / file).read_bytes()
+
+
+def test_boxes_and_masks_that_do_not_fit_the_picture_are_bad_annotations(tmp_path):
+    sizes = [(24, 20), (48, 40), (48, 40), (48, 40)]  # as the json says them; all are 24 x 20 pixels
+    boxes = [(2, 2, 9, 9), (30, 25, 10, 10), (10, 10, 30, 25), (2, 2, 9, 9)]
+    polygon = [[2, 2, 11, 2, 11, 11, 2, 11]]
+    pictures = [{"id": n, "file_name": f"{n}.png", "width": w, "height": h} for n, (w, h) in enumerate(sizes)]
+    annotations = [{"id": n, "image_id": n, "category_id": 7, "bbox": list(box)} for n, box in enumerate(boxes)]
+    annotations[3]["segmentation"] = polygon
+    write_coco(tmp_path / "a" / "instances.json", pictures, annotations)
+    report, page = check(tmp_path, tmp_path / "a")
+    assert report["summary"]["bad_annotations"] == 3
+    told = {one["kind"]: one for one in report["annotations"]["first"]}
+    assert report["annotations"]["counts"] == dict.fromkeys(told, 1) and len(told) == 3
+    assert {kind: one["id"] for kind, one in told.items()} == {
+        "box outside the picture": "1.png",
+        "boxes reach outside the picture": "2.png",
+        "masks that cannot be decoded": "3.png",
+    }
+    assert "left 30, top 25, right 40, bottom 35; the picture is 24 x 20" in told["box outside the picture"]["text"]
+    assert told["masks that cannot be decoded"]["file"].endswith("instances.json")
+    assert "boxes reach outside the picture" in page
+
+
+def test_decoded_masks_are_compared_with_the_picture_and_rounding_is_no_misfit():
+    boxes_N4 = torch.tensor([[-0.5, -1.0, 24.9, 21.0]])
+    assert misfits(Sample("a", b"", boxes=boxes_N4, masks=torch.ones(1, 20, 24, dtype=torch.bool)), 20, 24) == []
+    found = misfits(Sample("a", b"", masks=torch.ones(1, 24, 20, dtype=torch.bool), semantic=torch.zeros(5, 5, dtype=torch.uint8)), 20, 24)
+    assert [(kind, id) for kind, _, id, _ in found] == [("mask of another size", "a")] * 2
+
+
+def test_a_postscript_file_is_not_opened_for_its_mode():
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "EPS")
+    told = _mode(Sample("a", buffer.getvalue()), SimpleNamespace(header=SimpleNamespace(format="eps")))
+    assert told == "eps bands"
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import io
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -54,6 +56,20 @@ def test_a_mistake_is_one_line_and_an_exit_code(arguments, code, words, capsys, 
     monkeypatch.chdir(tmp_path)
     found, error = told(arguments, capsys)
     assert found == code and words in error and error.count("\n") == 1 and error.startswith("data_prep: error: ")
+
+
+def test_names_that_the_terminal_cannot_show_do_not_end_a_command(tmp_path, monkeypatch):
+    shown = [io.TextIOWrapper(io.BytesIO(), encoding, errors="strict") for encoding in ("ascii", "utf-8")]
+    monkeypatch.setattr(sys, "stdout", shown[0])
+    monkeypatch.setattr(sys, "stderr", shown[1])
+    name = os.fsdecode(b"gr\xff\xc3\xbcn")
+    write_folder(tmp_path / "a", [f"{name}/{number}.png" for number in range(3)] + ["red/3.png"])
+    assert main(["split", str(tmp_path / "a"), "--out", str(tmp_path / "out"), "--group-pattern", "^(.*)/"]) == 0
+    assert main(["check", str(tmp_path / name)]) == 1
+    for stream in shown:
+        stream.flush()
+    assert b"warning: group gr\\udcff\\xfcn holds 3 of 4" in shown[0].buffer.getvalue()
+    assert b"gr\\udcff" in shown[1].buffer.getvalue()
 
 
 def test_without_ray_the_user_is_told_what_to_install(tmp_path, capsys, monkeypatch):

@@ -73,7 +73,7 @@ def test_ray_writes_the_same_bytes(classes, tmp_path):
     (classes / "train" / "cat" / "0.png").write_bytes(b"broken")
     script = "import sys; from data_prep.__main__ import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", script, "shards", str(classes), str(tmp_path / "ray"), "--engine", "ray", "--workers", "1"]
-    done = subprocess.run([*command, "--samples-per-shard", "4"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "--samples-per-shard", "4"], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert shards(classes, tmp_path / "local", "--samples-per-shard", 4) == 0
     assert files_of(tmp_path / "ray") == files_of(tmp_path / "local")
