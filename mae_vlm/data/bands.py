@@ -20,6 +20,7 @@ from mae_vlm.data.transforms import Window
 
 _BLOCK_CACHE = 32  # MiB of decoded blocks that GDAL keeps in a process
 _MOST_READ = 1 << 24  # pixels of a window read at its full size
+_MOST_BYTES = 2  # of what is read at once, for each pixel of max_pixels
 
 
 def available() -> bool:
@@ -37,7 +38,8 @@ def read_bands(data: bytes | Path, window: Window, factor: int, channels: int | 
     The last band is laid over white where the file calls it opacity, unless ``channels`` are all of the bands.
 
     Raises:
-        ValueError: rasterio is missing, the file is damaged, or one of its blocks is over ``max_pixels``.
+        ValueError: rasterio is missing, the file is damaged, its bands are not ``channels``, one of its blocks is over ``max_pixels``, or
+            what would be read is over 2 bytes for each of ``max_pixels``; but for damage, before any pixel is read.
     """
     while window.height * window.width > _MOST_READ * factor**2:
         factor *= 2
@@ -45,12 +47,28 @@ def read_bands(data: bytes | Path, window: Window, factor: int, channels: int | 
     with _opened(data, name) as (file, rasterio):
         if max(height * width for height, width in file.block_shapes) > max_pixels:
             raise ValueError(f"{name}: a block of {file.block_shapes[0]} pixels is more than the limit of {max_pixels:,}; save it in tiles")
+        opacity = file.colorinterp[-1] == rasterio.enums.ColorInterp.alpha and channels != file.count and file.dtypes[0].startswith("uint")
+        _check_bands(file.count - opacity, channels, name)
+        _check_bytes(rows, columns, file, max_pixels, name)
         how = rasterio.enums.Resampling.average if factor > 1 else rasterio.enums.Resampling.nearest
         part = rasterio.windows.Window(window.left, window.top, window.width, window.height)
         values = file.read(window=part, out_shape=(file.count, rows, columns), resampling=how)
-        opacity = file.colorinterp[-1] == rasterio.enums.ColorInterp.alpha
     values = np.moveaxis(values, 0, -1)
-    return over_white(values) if opacity and channels != file.count and values.dtype.kind == "u" else values
+    return over_white(values) if opacity else values
+
+
+def _check_bands(own: int, channels: int | None, name: str) -> None:
+    if channels is not None and own != channels and {own, channels} != {1, 3}:
+        raise ValueError(f"{name}: a picture of {own} channels cannot be read with {channels}; set data.channels to {own}")
+
+
+def _check_bytes(rows: int, columns: int, file: Any, max_pixels: int, name: str) -> None:
+    itemsize = max(16 if kind.startswith("complex") else np.dtype(kind).itemsize for kind in set(file.dtypes))
+    taken, most = rows * columns * file.count * itemsize, _MOST_BYTES * max_pixels
+    if taken > most:
+        raise ValueError(
+            f"{name}: {columns} x {rows} pixels of {file.count} bands take {taken:,} bytes, over {most:,}; shrink it or save fewer bands"
+        )
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from mae_vlm.data.sources import (
 from mae_vlm.data.sources.base import Format, Place, Source
 from mae_vlm.data.sources.parts.files import first_files, is_picture
 from mae_vlm.data.sources.parts.split_names import SPLIT_NAMES
+from mae_vlm.data.sources.parts.together import together
 
 # Formats with annotations first, the most telling first: the first that claims a place opens it.
 _ANNOTATED: tuple[Format, ...] = (
@@ -111,7 +112,9 @@ def _open_remote(place: Place, format: str) -> Collection:
             parts[split] = tar_shards.TarShards(files, classes, objects)
         else:
             parts[split] = parquet.Parquet(files, place.columns)
-    return Collection(place.path, kind, parts if "train" in parts else {"all": next(iter(parts.values()))})
+    if not parts:
+        raise ValueError(f"data.path {place.path} holds no .{kind} file in its parts; give the folder that holds them")
+    return Collection(place.path, kind, parts if "train" in parts else {"all": together(list(parts.values()))})
 
 
 def find_splits(root: Any) -> dict[str, tuple[Any, ...]]:
@@ -190,7 +193,7 @@ def _places(entries: list[Any]) -> tuple[Any, ...]:
 def _named_parts(parts: dict[str, Source]) -> dict[str, Source]:
     named = {SPLIT_NAMES.get(name.lower(), ""): source for name, source in parts.items()}
     named.pop("", None)
-    return named if "train" in named else {"all": next(iter(parts.values()))}
+    return named if "train" in named else {"all": together(list(parts.values()))}
 
 
 def _check_exists(root: Path, path: str) -> None:

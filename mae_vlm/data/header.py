@@ -16,6 +16,8 @@ from PIL import Image, TiffImagePlugin
 
 from mae_vlm.data.orientation import exif_orientation, turned_size
 
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF", "JPEG2000")  # all that Pillow may try: EPS would run Ghostscript
+MOST_BANDS = 4096
 _JPEG_SIZED = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # start-of-frame markers carry the size
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_COLOURS = (2, 3, 6)  # colour types of more than grey
@@ -52,9 +54,11 @@ def header(data: bytes | Path, name: str = "picture") -> Header:
     """Reads what the file says of itself without decoding; of a path only the header is read.
 
     Raises:
-        ValueError: not a picture, or its header is broken; the message names ``name``.
+        ValueError: not a picture, its header is broken, or it has more than 4096 bands; the message names ``name``.
     """
     found = _tiff_header(data) if is_tiff(data) else None
+    if found is not None and found.channels > MOST_BANDS:
+        raise ValueError(f"{name}: {found.channels:,} bands are more than the limit of {MOST_BANDS:,}; save fewer, or remove it")
     if found is None:
         data = whole(data)
         if data[:2] == b"\xff\xd8":
@@ -86,7 +90,7 @@ def opened(data: bytes, name: str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the size is judged by max_pixels; damaged EXIF does not matter
-            return Image.open(io.BytesIO(data))
+            return Image.open(io.BytesIO(data), formats=FORMATS)
     except Image.DecompressionBombError as error:
         raise ValueError(f"{name}: more pixels than Pillow opens ({error}); shrink the picture or remove it") from None
     except Exception as error:  # Pillow's plugins raise what they like on damaged headers

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 import sys
 import warnings
 from pathlib import Path
@@ -184,3 +185,24 @@ def test_a_folder_of_bands_becomes_batches_of_all_bands_and_bits(tmp_path):
     stretched = Data(str(tmp_path), image_size=16, batch_size=4, num_workers=0, val_fraction=0, bits=8, value_range=(1000, 3000))
     images = next(iter(stretched.train_dataloader())).images_BCHW
     assert images.dtype == torch.uint8 and images[:, :4].float().mean() == pytest.approx(127.5, abs=8) and images[:, 4].max() == 0
+
+
+def test_a_bomb_of_bands_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    file = write(
+        tmp_path / "bomb.tif", np.zeros((400, 64, 64), dtype=np.uint8), compress="deflate", tiled=True, blockxsize=16, blockysize=16
+    )
+    monkeypatch.setattr(rasterio.DatasetReader, "read", None, raising=False)
+    with pytest.raises(ValueError, match=r"bomb\.tif: 64 x 64 pixels of 400 bands take 1,638,400 bytes, over 20,000"):
+        Picture(file, Form(None), "bomb.tif", max_pixels=10_000).pixels()
+    with pytest.raises(ValueError, match=r"bomb\.tif: a picture of 400 channels cannot be read with 3"):
+        Picture(file, Form(3), "bomb.tif").pixels()
+
+
+@BOTH
+def test_more_bands_than_any_camera_has_are_refused_by_the_header(tmp_path, way):
+    tags = [(256, 8), (257, 8), (258, 8), (262, 1), (277, 60_000)]
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags)
+    file = tmp_path / "many.tif"
+    file.write_bytes(b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4))
+    with pytest.raises(ValueError, match=r"many\.tif: 60,000 bands are more than the limit of 4,096"):
+        header(sent(file, way), "many.tif")

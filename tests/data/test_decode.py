@@ -125,3 +125,9 @@ def test_channels_of_pixels_change_as_pillow_does():
     assert to_channels(picture[:1], 3).shape == (3, 9, 9)
     with pytest.raises(ValueError, match=r"set data\.channels to 5"):
         to_channels(torch.zeros(5, 2, 2, dtype=torch.uint8), 3)
+
+
+def test_postscript_never_reaches_its_interpreter():
+    data = encoded(Image.new("RGB", (8, 8)), "EPS")
+    with pytest.raises(ValueError, match=r"x\.jpg: not a picture"):
+        header(data, "x.jpg")

@@ -14,10 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from mae_vlm.data.sources.base import Format, Place, Source
+from mae_vlm.data.sources.parts.files import outside
 from mae_vlm.data.sources.parts.json_stream import elements, ends
 from mae_vlm.data.sources.parts.list_rows import Rows, collect
 from mae_vlm.data.sources.parts.list_words import Words
 from mae_vlm.data.sources.parts.listed import picture_base
+from mae_vlm.data.sources.parts.word_columns import encodable
 
 _MARKS = ('"images"', '"sentences"', '"raw"', '"split"', '"filename"')
 _MOST_FILES = 100
@@ -73,11 +75,18 @@ def read_karpathy(file: Path, place: Place) -> dict[str, Source]:
         if not _is_named(one):
             place.problems.add("entry without a picture", file, f"after entry {len(names)}", "it has no filename")
             continue
-        said = [sentence.get("raw") for sentence in one.get("sentences", []) if isinstance(sentence, dict)]
+        name, sentences = encodable(_name(one)), one.get("sentences", [])
+        if outside(name):
+            place.problems.add("picture outside the collection", file, name, "it is left out")
+            continue
+        if not isinstance(sentences, list):
+            place.problems.add("sentences are no list", file, name, f"{sentences!r}"[:60])
+            sentences = []
+        said = [sentence.get("raw") for sentence in sentences if isinstance(sentence, dict)]
         owners += [len(names)] * len(said)
-        texts += [str(text or "") for text in said]
-        names.append(_name(one))
-        splits.append(str(one.get("split", "")))
+        texts += [encodable(str(text or "")) for text in said]
+        names.append(name)
+        splits.append(encodable(str(one.get("split", ""))))
     captions = Words(pa.array(texts, pa.large_string()), np.array(owners, np.int64))
     rows = Rows(pa.array(names, pa.large_string()), captions=captions, splits=pa.array(splits, pa.large_string()), alone=True)
     return collect(rows, file, place)

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
+from mae_vlm.data.header import FORMATS
 from mae_vlm.data.sources.base import Format, Joined, Part, Place, Source
 from mae_vlm.data.sources.parts.annotated import Annotated
 from mae_vlm.data.sources.parts.files import EXTENSIONS
@@ -67,7 +68,7 @@ def _claims(place: Place) -> bool:
 
 def _is_mask(file: Path) -> bool:
     try:
-        with Image.open(file) as image:
+        with Image.open(file, formats=FORMATS) as image:
             return image.mode in ("1", "L", "P") or image.mode.startswith("I")
     except Exception:  # Pillow's plugins raise what they like on files of other kinds
         return False

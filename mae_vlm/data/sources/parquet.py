@@ -6,16 +6,18 @@ import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from mae_vlm.data.remote import RemoteFile
 from mae_vlm.data.sources.base import Columns, Format, Place, Source
+from mae_vlm.data.sources.parts.short_names import short_names
 from mae_vlm.data.sources.parts.split_column import by_part, split_codes
 from mae_vlm.data.sources.parts.word_columns import find_words, words_into
 from mae_vlm.types import Sample
@@ -30,7 +32,8 @@ class Parquet(Source):
 
     The picture column is a struct {bytes, path} or binary; without ``columns.image`` it is found by type. Labels are the integers
     of ``columns.label`` (found by its ClassLabel feature or its usual names), named by the ``huggingface`` metadata; captions, questions
-    and answers are strings or lists of them, found by their usual names. A sample is named by its struct path, or by ``file:row``.
+    and answers are strings or lists of them, found by their usual names. A sample is named by its struct path where
+    all have one of their own, else by ``file:row``.
     The row groups of remote tables, and of tables too large for memory, are blocks, best read in their order.
 
     Raises:
@@ -53,7 +56,8 @@ class Parquet(Source):
         self.prefers_blocks = large or any(isinstance(file, RemoteFile) for file in self.files)
         self.block_ends = np.unique(self._starts[1:]).astype(np.int64) if self.prefers_blocks else None
         self._limit = _CACHED_GROUPS if large else len(groups)
-        self._paths: Any = None  # read when a name is asked for
+        self._short = short_names([str(file) for file in self.files])
+        self._paths = self._read_paths()
         self._cache: OrderedDict[int, dict[str, Any]] = OrderedDict()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -65,7 +69,7 @@ class Parquet(Source):
     def __getitem__(self, index: int) -> Sample:
         columns, row = self._row(index)
         data = columns["bytes"][row].as_py()
-        name = self._name(columns, row, index)
+        name = self.name(index)
         if data is None:
             raise ValueError(f"{name}: column {self.image_column} holds no bytes; write the pictures into the table, not only their paths")
         label = None if "label" not in columns else columns["label"][row].as_py()
@@ -73,10 +77,22 @@ class Parquet(Source):
         return words_into(Sample(name, data, None if label is None or label < 0 else int(label)), said, self.words)
 
     def name(self, index: int) -> str:
-        if self._paths is None:  # the names alone: a split by name must not read every picture
-            self._paths = self._read_paths()
-        path = self._paths[index].as_py() if self._paths else None
-        return str(path) if path else self._by_row(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"row {index} of {len(self)}")
+        if self._paths is not None:
+            return str(self._paths[index].as_py())
+        file = bisect_right(self._file_starts, index) - 1
+        return f"{self._short[file]}:{index - self._file_starts[file]}"
+
+    def names(self) -> Any:
+        if self._paths is not None:
+            return self._paths.cast(pa.large_binary())
+        empty = pa.scalar("", pa.large_string())
+        parts = []
+        for name, (begin, end) in zip(self._short, pairwise(self._file_starts), strict=True):
+            rows = pa.array(np.arange(end - begin)).cast(pa.large_string())
+            parts.append(pc.binary_join_element_wise(pa.scalar(f"{name}:", pa.large_string()), rows, empty))
+        return pa.concat_arrays(parts).cast(pa.large_binary())
 
     def read_column(self, name: str) -> Any:
         """One column of all files as one Arrow array of strings."""
@@ -88,24 +104,20 @@ class Parquet(Source):
         return pa.chunked_array(parts, pa.large_string()).combine_chunks()
 
     def _read_paths(self) -> Any:
-        """The column ``image.path`` of all files as one Arrow array; empty where there is none."""
+        """The column ``image.path`` as one Arrow array of strings; None where it cannot name the samples: absent, with gaps or repeats."""
         leaf = f"{self.image_column}.path"
-        parts = []
+        parts: list[Any] = []
         for file in self.files:
+            if isinstance(file, RemoteFile):  # a read for each row group, of many tables perhaps
+                return None
             with _opened(file) as opened:
                 if leaf not in [opened.schema.column(i).path for i in range(len(opened.schema))]:
-                    return pa.chunked_array([], pa.large_string())
+                    return None
                 column = opened.read(columns=[leaf], use_threads=False)[self.image_column]
                 parts += [chunk.field("path").cast(pa.large_string()) for chunk in column.chunks]
-        return pa.chunked_array(parts, pa.large_string())
-
-    def _name(self, columns: dict[str, Any], row: int, index: int) -> str:
-        path = columns["path"][row].as_py() if "path" in columns else None
-        return str(path) if path else self._by_row(index)
-
-    def _by_row(self, index: int) -> str:
-        file = bisect_right(self._file_starts, index) - 1
-        return f"{self.files[file].name}:{index - self._file_starts[file]}"
+        paths = pa.chunked_array(parts, pa.large_string()).combine_chunks()
+        empty = paths.null_count or pc.any(pc.equal(pc.binary_length(paths), 0)).as_py()
+        return None if empty or pc.count_distinct(paths).as_py() < len(paths) else paths
 
     def _row(self, index: int) -> tuple[dict[str, Any], int]:
         if not 0 <= index < len(self):

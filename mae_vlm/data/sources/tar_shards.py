@@ -17,6 +17,7 @@ from mae_vlm.data.sources.base import Format, Place, Source
 from mae_vlm.data.sources.parts.sample_json import MARK, foreign_captions, from_json
 from mae_vlm.data.sources.parts.semantic_png import SemanticPng
 from mae_vlm.data.sources.parts.shard_classes import shard_classes
+from mae_vlm.data.sources.parts.short_names import short_names
 from mae_vlm.data.sources.parts.tar_index import find_members
 from mae_vlm.data.sources.parts.tar_members import LocalFile
 from mae_vlm.types import Sample
@@ -28,9 +29,11 @@ class TarShards(Source):
     """The picture members of uncompressed tar files, in the order of the files and of their members.
 
     Members that share the path up to the first dot are one sample: ``x.jpg``, its class number ``x.cls``, captions ``x.txt`` (one per
-    line), ``x.json`` (as ``sample_json``; of others, its captions) and semantic mask ``x.semantic.png``. Class names stand in
-    ``dataset.json`` or ``classes.txt`` beside the shards or one folder above. A sample is named ``shard.tar/member``. Headers are read
-    once (``tar_index``), annotations with their picture. Each process opens the shards it reads, when it reads them.
+    line), ``x.json`` (as ``sample_json``; of others, its captions) and semantic mask ``x.semantic.png``; any other picture with a
+    word more (``x.mask.png``) is passed over where there is a plain ``x.jpg``. Class names stand in
+    ``dataset.json`` or ``classes.txt`` beside the shards or one folder above. A sample is named ``shard.tar/member``, with the shard's
+    folder where two have one name. Headers are read once (``tar_index``), annotations with their picture. Each process opens the shards
+    it reads, when it reads them.
 
     Args:
         files: shards, local or remote.
@@ -46,6 +49,7 @@ class TarShards(Source):
         self, files: Sequence[str | Path | RemoteFile], classes: list[str] | None = None, object_classes: list[str] | None = None
     ) -> None:
         self.files = [file if isinstance(file, RemoteFile) else LocalFile.at(Path(file)) for file in files]
+        self._short = short_names([str(file) for file in self.files])
         found = find_members(self.files)
         if not len(found.names):
             raise ValueError(f"no pictures in {self.files[0]}{' and the shards beside it' if len(self.files) > 1 else ''}; check data.path")
@@ -65,10 +69,10 @@ class TarShards(Source):
         return len(self._names)
 
     def name(self, index: int) -> str:
-        return f"{self.files[self._shard(index)].name}/{self._names[index].as_py().decode('utf-8', 'surrogateescape')}"
+        return f"{self._short[self._shard(index)]}/{self._names[index].as_py().decode('utf-8', 'surrogateescape')}"
 
     def names(self) -> Any:
-        shards = pa.array([os.fsencode(file.name) for file in self.files], pa.large_binary())
+        shards = pa.array([os.fsencode(name) for name in self._short], pa.large_binary())
         of_each = shards.take(pa.array(np.repeat(np.arange(len(self.files)), np.diff(self._ends, prepend=0))))
         return pc.binary_join_element_wise(of_each, self._names, pa.scalar(b"/", pa.large_binary()))
 

@@ -24,6 +24,7 @@ from mae_vlm.data.sources.parts.list_words import cut_lists
 from mae_vlm.data.sources.parts.numbered import Numbered, numbered
 from mae_vlm.data.sources.parts.objects import fit_boxes
 from mae_vlm.data.sources.parts.tables import list_elements
+from mae_vlm.data.sources.parts.word_columns import encodable
 from mae_vlm.types import Sample
 
 _REGIONS, _SIZES = "region_descriptions.json", "image_data.json"
@@ -75,7 +76,7 @@ def read_regions(file: Path, place: Place) -> VisualGenome:
         ids.append(id)
         counts.append(len(found))
         boxes.append(np.array([[one["x"], one["y"], one["width"], one["height"]] for one in found], np.float64).reshape(-1, 4))
-        phrases.append(pa.array([one["phrase"].strip() for one in found], pa.large_string()))
+        phrases.append(pa.array([encodable(one["phrase"]).strip() for one in found], pa.large_string()))
     if not ids:
         raise ValueError(f"none of the pictures of {file} is in {root} or its folders {', '.join(filter(None, _FOLDERS))}; put them there")
     owner_R, boxes_R4 = np.repeat(np.arange(len(ids)), counts), np.concatenate(boxes)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from mae_vlm.data.sources.base import Format, Joined, Place, Source
 from mae_vlm.data.sources.parts.annotated import Annotated
+from mae_vlm.data.sources.parts.files import is_picture
 from mae_vlm.data.sources.parts.mask_pixels import ObjectPixels
 from mae_vlm.data.sources.parts.objects import Objects
 from mae_vlm.data.sources.parts.pairs import (
@@ -30,6 +31,7 @@ from mae_vlm.data.sources.parts.pairs import (
     some_within,
     stem,
 )
+from mae_vlm.data.sources.parts.together import together
 from mae_vlm.data.sources.parts.voc_objects import VocObjects, masks_there
 from mae_vlm.types import Sample
 
@@ -108,7 +110,8 @@ def _open_home(place: Place) -> dict[str, Source]:
     by_stem, there = {stem(name): name for name in names}, {stem(name) for name in files_below(xml, (".xml",))}
     parts: dict[str, Source] = {}
     for split, file in lists.items():
-        listed = list(dict.fromkeys(line.split()[0] for line in file.read_text().splitlines() if line.strip()))
+        lines = [line.split()[0] for line in file.read_text("utf-8", "replace").splitlines() if line.strip()]
+        listed = list(dict.fromkeys(_listed_stem(line, by_stem) for line in lines))
         found = [one for one in listed if one in by_stem]
         if not found:
             continue  # a list without its pictures: that part was not downloaded
@@ -117,7 +120,15 @@ def _open_home(place: Place) -> dict[str, Source]:
                 place.problems.add("picture missing", file, one, f"not in {pictures}")
         parts[split] = _part(place, pictures, [by_stem[one] for one in found], xml, [f"{one}.xml" for one in found if one in there])
         place = replace(place, object_classes=place.object_classes or parts[split].object_classes)
-    return parts if "train" in parts and len(parts) > 1 else {"all": next(iter(parts.values()))}
+    if not parts:
+        told = ", ".join(file.name for file in lists.values())
+        raise ValueError(f"no picture that {place.root / 'ImageSets' / 'Main'} lists ({told}) is in {pictures}; put them there")
+    return parts if "train" in parts and len(parts) > 1 else {"all": together(list(parts.values()))}
+
+
+def _listed_stem(name: str, by_stem: dict[str, str]) -> str:
+    """What a line of a list calls a picture, without the suffix that some lists write."""
+    return stem(name) if name not in by_stem and is_picture(name.rpartition("/")[2]) else name
 
 
 def _lists(root: Path) -> dict[str, Path]:

@@ -24,6 +24,8 @@ from mae_vlm.data.sources.parts.list_rows import Rows, collect
 from mae_vlm.data.sources.parts.list_words import Words, cut_lists
 from mae_vlm.data.sources.parts.numbered import Numbered, numbered
 from mae_vlm.data.sources.parts.split_names import split_in
+from mae_vlm.data.sources.parts.together import together
+from mae_vlm.data.sources.parts.word_columns import encodable
 
 _MOST_FILES = 100
 
@@ -59,7 +61,7 @@ def _open(place: Place) -> dict[str, Source]:
             f"data.path {place.path} must hold one file of VQAv2 questions for each part, has {found}; name it by data.annotations"
         )
     if len(pairs) == 1 or "train" not in parts:
-        return {"all": read_pair(pairs[0], place)}
+        return {"all": together([read_pair(pair, place) for pair in pairs])}
     return {pair.part: read_pair(pair, place) for pair in pairs}
 
 
@@ -146,8 +148,9 @@ def _questions(file: Path, place: Place) -> tuple[NDArray[np.int64], NDArray[np.
         if element.key != "questions":
             continue
         try:
-            id, image, text = int(one["question_id"]), int(one["image_id"]), str(one["question"])
-        except (KeyError, TypeError, ValueError):
+            id, image, text = int(one["question_id"]), int(one["image_id"]), encodable(str(one["question"]))
+            np.array([id, image], np.int64)  # OverflowError
+        except (KeyError, TypeError, ValueError, OverflowError):
             place.problems.add("question without id, picture or text", file, f"entry {len(ids)}", "it is left out")
             continue
         if id in seen:
@@ -164,7 +167,7 @@ def _questions(file: Path, place: Place) -> tuple[NDArray[np.int64], NDArray[np.
 
 def _answers_of(ids_Q: NDArray[np.int64], file: Path, place: Place) -> Any:
     """For each question the list of its answers, empty where it has no annotation."""
-    ids_A, answers_A = _annotations(file)
+    ids_A, answers_A = _annotations(file, place)
     unique, first = np.unique(ids_A, return_index=True)
     for kind, at, text in (
         ("annotation listed again", np.setdiff1d(np.arange(len(ids_A)), first), "the first counts"),
@@ -178,7 +181,7 @@ def _answers_of(ids_Q: NDArray[np.int64], file: Path, place: Place) -> Any:
     return pa.concat_arrays([answers_A, cut_lists(pa.array([], pa.large_string()), [0])]).take(pa.array(rows_Q))
 
 
-def _annotations(file: Path) -> tuple[NDArray[np.int64], Any]:
+def _annotations(file: Path, place: Place) -> tuple[NDArray[np.int64], Any]:
     """(ids of questions, lists of answers) of the annotations."""
     ids: list[int] = []
     counts: list[int] = []
@@ -188,7 +191,11 @@ def _annotations(file: Path) -> tuple[NDArray[np.int64], Any]:
         one = element.value
         if element.key != "annotations" or not isinstance(one, dict) or not isinstance(one.get("question_id"), int):
             continue
-        answers = [str(said.get("answer", "")) for said in one.get("answers", [])]
+        said = one.get("answers", [])
+        if not isinstance(said, list) or not all(isinstance(answer, dict) for answer in said):
+            place.problems.add("answers are no list of objects", file, one["question_id"], f"{said!r}"[:60])
+            said = []
+        answers = [encodable(str(answer.get("answer", ""))) for answer in said]
         answers = [known.setdefault(text, text) for text in answers if text.strip()]
         ids.append(one["question_id"])
         counts.append(len(answers))

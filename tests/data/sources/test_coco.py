@@ -292,3 +292,36 @@ def test_real_collections_have_the_counts_of_their_readme(folder, named):
                 rows, columns = mask.any(1).nonzero(), mask.any(0).nonzero()
                 told = torch.tensor([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1])
                 assert (told - torch.tensor([left, top, right, bottom])).abs().max() <= 4  # COCO's own differ by so much
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../../secret.png", "a/../../secret.png"])
+def test_pictures_outside_the_collection_are_dropped_and_counted(tmp_path, name):
+    file = write_coco(tmp_path / "c" / "instances.json", [{"id": 1}], [box(1), box(2)])
+    (tmp_path / "secret.png").write_bytes(picture(0))
+    found = json.loads(file.read_text())
+    found["images"].append({"id": 2, "file_name": name})
+    file.write_text(json.dumps(found))
+    source, problems = only(tmp_path / "c")
+    assert len(source) == 1 and problems.counts == {"picture outside the collection": 1}
+
+
+def test_only_regular_files_are_read(tmp_path):
+    write_coco(tmp_path / "instances.json", [{"id": 1}], [box(1)])
+    (tmp_path / "images" / "1.png").unlink()
+    (tmp_path / "images" / "1.png").symlink_to("/dev/null")
+    source, _ = only(tmp_path)
+    with pytest.raises(ValueError, match=r"1\.png is no regular file"):
+        source[0]
+
+
+@pytest.mark.parametrize("size", [[20.5, 24.0], ["20", "24"], [20, -24], [1e400, 24]])
+def test_run_lengths_of_an_odd_size_are_counted(tmp_path, size):
+    mask = {"size": size, "counts": "abc"}
+    write_coco(tmp_path / "instances.json", [{"id": 1}], [box(1, segmentation=mask), box(1, segmentation=7)])
+    source, problems = only(tmp_path)
+    assert len(source[0].boxes) == 0 and problems.counts == {"damaged mask": 2}
+
+
+def test_lone_surrogates_in_captions_become_question_marks(tmp_path):
+    write_coco(tmp_path / "captions.json", [{"id": 1}], [{"image_id": 1, "caption": "a \ud83d cat"}])
+    assert only(tmp_path)[0][0].captions == ("a ? cat",)

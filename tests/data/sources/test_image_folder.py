@@ -136,3 +136,18 @@ def test_small_folders_leave_nothing_in_the_cache(tmp_path, own_cache):
     settle(tmp_path)
     ImageFolder(tmp_path)
     assert not list(own_cache.iterdir())
+
+
+def test_a_folder_that_may_not_be_read_is_passed_over_with_one_warning(tmp_path, monkeypatch):
+    write_folder(tmp_path, ["a.png", "lost+found/b.png", "z/c.png"])
+    scandir, shut = os.scandir, str(tmp_path / "lost+found")
+
+    def guarded(folder):
+        if str(folder) == shut:
+            raise PermissionError(13, "Permission denied", shut)
+        return scandir(folder)
+
+    monkeypatch.setattr(os, "scandir", guarded)
+    with pytest.warns(RuntimeWarning, match=r"lost\+found may not be read") as told:
+        found = [[source.name(i) for i in range(len(source))] for source in (ImageFolder(tmp_path), ImageFolder(tmp_path))]
+    assert found == [["a.png", "z/c.png"]] * 2 and len(told) == 1

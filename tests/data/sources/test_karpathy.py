@@ -91,3 +91,16 @@ def test_a_file_that_is_cut_short_is_refused(tmp_path):
     file.write_text(file.read_text()[:-40])
     with pytest.raises(ValueError, match=r"dataset_coco\.json is not a JSON object, or is cut short"):
         karpathy.read_karpathy(file, where)
+
+
+def test_odd_entries_are_counted(tmp_path):
+    write_folder(tmp_path / "c", ["a.png", "b.png"])
+    write_folder(tmp_path, ["secret.png"])
+    null = {**entry("a.png", "train"), "sentences": None}
+    where = place(
+        tmp_path / "c", null, entry("b.png", "train", "a \ud83d cat"), entry("../secret.png", "train", "x"), entry("/etc/passwd", "val")
+    )
+    parts = opened(where)
+    samples = [part[i] for part in parts.values() for i in range(len(part))]
+    assert [(one.id, one.captions) for one in samples] == [("a.png", ()), ("b.png", ("a ? cat",))]
+    assert where.problems.counts == {"sentences are no list": 1, "picture outside the collection": 2}

@@ -13,6 +13,7 @@ from mae_vlm.data.collection import open_collection
 from mae_vlm.data.problems import Problems
 from mae_vlm.data.sources import mask_folder
 from mae_vlm.data.sources.base import Place
+from mae_vlm.data.sources.parts.mask_pixels import read_numbers
 
 NUMBERS = np.tile(np.arange(24, dtype=np.uint8) % 4, (20, 1))
 NUMBERS[0] = 255
@@ -157,3 +158,10 @@ def test_real_masks_have_the_counts_of_their_readme():
     for source in found.parts.values():
         semantic = source[50].semantic.decode()
         assert len(source.object_classes) == 12 and semantic.shape == (360, 480) and semantic.max() <= 11
+
+
+def test_a_mask_that_is_postscript_is_refused(tmp_path):
+    Image.new("L", (24, 20)).save(tmp_path / "a.eps")
+    (tmp_path / "a.eps").rename(tmp_path / "a.png")
+    with pytest.raises(ValueError, match=r"a: mask .*cannot be read \(UnidentifiedImageError"):
+        read_numbers(tmp_path / "a.png", "a")

@@ -134,3 +134,12 @@ def test_real_panoptic_maps_give_the_semantic_masks_that_lie_beside_them(part, c
     for index in range(0, count, 5):
         assert torch.equal(maps[index].semantic.decode(), plain[index].semantic.decode())
         assert (maps[index].masks.decode().sum(0) <= 1).all()
+
+
+def test_a_map_outside_the_collection_is_counted_and_not_read(tmp_path):
+    written(tmp_path / "c")
+    write_mask(tmp_path / "secret.png", IDS, "RGB")
+    file = tmp_path / "c" / "panoptic.json"
+    file.write_text(file.read_text().replace('"file_name": "1.png", "segments_info"', '"file_name": "../../secret.png", "segments_info"'))
+    source, problems = opened(tmp_path / "c")
+    assert problems.counts == {"panoptic map outside the collection": 1} and source[0].masks is None

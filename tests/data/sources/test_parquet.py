@@ -19,7 +19,8 @@ def test_rows_of_several_files_come_in_order(tmp_path, struct):
     assert len(source) == 20 and source.classes == (["cat", "dog"] if struct else None)
     assert [source[i].image for i in (0, 9, 10, 19)] == [picture(n) for n in (0, 9, 0, 9)]
     assert [source[i].label for i in (0, 1, 10, 11)] == [0, 1, 0, 1]
-    assert source.name(13) == source[13].id == ("p/3.png" if struct else "b.parquet:3")
+    assert source.name(13) == source[13].id == "b.parquet:3", "both tables have a p/3.png"
+    assert [name.decode() for name in source.names().to_pylist()] == [source.name(i) for i in range(20)]
 
 
 def test_samples_without_a_path_are_named_by_file_and_row(tmp_path):
@@ -120,6 +121,16 @@ def test_lists_of_two_lengths_name_their_row(tmp_path):
     more = {"questions": [["who?"], ["what?", "where?"]], "answers": [["I"], ["cat"]]}
     with pytest.raises(ValueError, match=r"^p/1\.png: 2 questions but 1 answers; correct the row$"):
         Parquet([write_parquet(tmp_path / "a.parquet", 2, more=more)])[1]
+
+
+def test_names_are_the_paths_where_all_have_one_of_their_own(tmp_path):
+    source = Parquet([write_parquet(tmp_path / "a.parquet", 5)])
+    assert source.name(3) == source[3].id == "p/3.png" and source.names().to_pylist()[3] == b"p/3.png"
+
+
+def test_tables_of_one_name_in_two_folders_name_their_rows_apart(tmp_path):
+    source = Parquet([write_parquet(tmp_path / folder / "0.parquet", 2, paths=False) for folder in ("a", "b")])
+    assert [source.name(i) for i in range(4)] == ["a/0.parquet:0", "a/0.parquet:1", "b/0.parquet:0", "b/0.parquet:1"]
 
 
 def test_row_groups_of_large_tables_are_blocks(tmp_path, monkeypatch):

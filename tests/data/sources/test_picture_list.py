@@ -249,3 +249,15 @@ def test_a_tiff_stays_a_path(tmp_path):
 def test_lists_whose_pictures_are_elsewhere_are_left_to_other_formats():
     claimed = [folder for folder in sorted(SHARED.glob("*/*")) if folder.is_dir() and picture_list.FORMAT.claims(place(folder))]
     assert [folder.parent.name for folder in claimed] == ["daquar", "daquar"]
+
+
+def test_absolute_paths_are_read_if_they_are_regular_files(tmp_path):
+    write_folder(tmp_path, ["elsewhere/a.png"])
+    (tmp_path / "elsewhere" / "b.png").symlink_to("/dev/null")
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "list.csv").write_text("image\n" + "".join(f"{tmp_path}/elsewhere/{name}.png\n" for name in "ab"))
+    place = Place(str(tmp_path / "c"), (tmp_path / "c",), annotations=("list.csv",))
+    source = picture_list.FORMAT.open(place)["all"]
+    assert source[0].image == picture(0)
+    with pytest.raises(ValueError, match=r"b\.png is no regular file"):
+        source[1]

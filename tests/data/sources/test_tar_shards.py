@@ -261,3 +261,25 @@ def test_shared_captions_and_labels_are_read():
     assert len(flickr) == 120 and sum(len(flickr[i].captions) for i in range(120)) == 600
     imagenet = TarShards(sorted((SHARED / "imagenet-sample" / "train").glob("*.tar")))
     assert len(imagenet) == 400 and len({imagenet[i].label for i in range(400)}) == 400
+
+
+def test_tar_files_joined_by_cat_are_refused_not_cut(tmp_path):
+    first, second = (write_tar(tmp_path / f"{name}.tar", {f"{name}.png": picture(0)}) for name in "ab")
+    joined = tmp_path / "joined" / "ab.tar"
+    joined.parent.mkdir()
+    joined.write_bytes(first.read_bytes() + second.read_bytes())
+    with pytest.raises(ValueError, match=r"ab\.tar: more follows behind the archive's end.*joined by cat"):
+        TarShards([joined])
+
+
+def test_a_picture_with_a_word_more_is_an_annotation_of_the_plain_one(tmp_path):
+    members = {"x0.mask.png": picture(1), "x0.jpg": picture(0), "x1.left.png": picture(2), "x1.right.png": picture(3)}
+    source = TarShards([write_tar(tmp_path / "a.tar", members)])
+    assert [source.name(i) for i in range(len(source))] == ["a.tar/x0.jpg", "a.tar/x1.left.png", "a.tar/x1.right.png"]
+
+
+def test_shards_of_one_name_in_two_folders_name_their_pictures_apart(tmp_path):
+    files = [write_tar(tmp_path / folder / "000.tar", {"x.png": picture(0)}) for folder in ("a", "b")]
+    source = TarShards(files)
+    assert [source.name(0), source[1].id] == ["a/000.tar/x.png", "b/000.tar/x.png"]
+    assert source.names().to_pylist() == [b"a/000.tar/x.png", b"b/000.tar/x.png"]

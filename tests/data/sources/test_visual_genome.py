@@ -100,3 +100,8 @@ def test_a_source_survives_pickling(tmp_path):
     write_folder(tmp_path, ["images/7.png"])
     source = opened(write(tmp_path, [(7, [region(1, 1, 1, 2, 2)])]))
     assert pickle.loads(pickle.dumps(source))[0].boxes.tolist() == [[1, 1, 3, 3]]
+
+
+def test_lone_surrogates_become_question_marks(tmp_path):
+    write_folder(tmp_path, ["images/7.png"])
+    assert opened(write(tmp_path, [(7, [region(1, 0, 0, 5, 5, "a \ud83d cat")])]))[0].box_captions == ("a ? cat",)

@@ -158,3 +158,22 @@ def test_real_xml_files_say_what_their_coco_twin_says(part, count, boxes, flat):
     for index in range(0, count, 9):
         assert torch.equal(twin[index].boxes, samples[twin.name(index)].boxes)
         assert torch.equal(twin[index].classes, samples[twin.name(index)].classes)
+
+
+def test_lists_may_write_the_suffix(tmp_path):
+    home = official(tmp_path, "", train=["a"], val=["b.c"])
+    (home / "ImageSets" / "Main" / "train.txt").write_text("a.jpg\n")
+    parts, problems = opened(tmp_path)
+    assert {split: len(source) for split, source in parts.items()} == {"train": 1, "val": 1} and not problems
+
+
+def test_lists_of_pictures_that_are_not_there_are_told(tmp_path):
+    home = official(tmp_path, "", train=["a"])
+    (home / "ImageSets" / "Main" / "train.txt").write_text("x\ny\n")
+    with pytest.raises(ValueError, match=r"no picture that .*Main lists \(train\.txt\) is in .*JPEGImages"):
+        opened(tmp_path)
+
+
+def test_without_a_train_list_all_lists_are_one_part(tmp_path):
+    official(tmp_path, "", val=["a"], test=["b"])
+    assert {split: len(source) for split, source in opened(tmp_path)[0].items()} == {"all": 2}

@@ -123,3 +123,19 @@ def test_a_source_survives_pickling(tmp_path):
     write(tmp_path, "train2014", [question(10, 1)], [annotation(10, "a")], "train2014")
     source = opened(tmp_path)[0]["all"]
     assert pickle.loads(pickle.dumps(source))[0] == source[0]
+
+
+def test_answers_in_another_form_are_counted_and_surrogates_replaced(tmp_path):
+    odd = {"question_id": 2, "answers": ["yes", "no"]}
+    asked = [question(1, 7, "what \ud83d?"), question(2, 7), question(1 << 70, 7)]
+    write(tmp_path, "train2014", asked, [annotation(1, "a \udc00"), odd], "train2014")
+    parts, counts = opened(tmp_path)
+    assert parts["all"][0].questions == (Question("what ??", ("a ?",)),)
+    assert counts["answers are no list of objects"] == 1 and counts["question without id, picture or text"] == 1
+
+
+def test_without_a_train_part_all_parts_are_one(tmp_path):
+    write(tmp_path, "val2014", [question(1, 7)], [annotation(1, "a")], "val2014")
+    write(tmp_path, "test2015", [question(2, 8)], None, "test2015")
+    parts, _ = opened(tmp_path)
+    assert {name: len(part) for name, part in parts.items()} == {"all": 2}

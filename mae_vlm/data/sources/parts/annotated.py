@@ -10,7 +10,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from mae_vlm.data.sources.base import Source
+from mae_vlm.data.sources.parts.files import check_regular
 from mae_vlm.data.sources.parts.objects import Objects
+from mae_vlm.data.sources.parts.word_columns import encodable
 from mae_vlm.types import Sample
 
 
@@ -26,7 +28,7 @@ class Captions:
     """Sentences by picture: those of picture ``i`` are ``ends[i - 1]`` to ``ends[i]`` of one Arrow array."""
 
     def __init__(self, texts: Sequence[Sequence[str]]) -> None:
-        self._texts = pa.array([list(of_one) for of_one in texts], pa.large_list(pa.large_string()))
+        self._texts = pa.array([list(map(encodable, of_one)) for of_one in texts], pa.large_list(pa.large_string()))
 
     def fill(self, sample: Sample, index: int) -> None:
         sample.captions = tuple(self._texts[index].as_py())
@@ -71,5 +73,10 @@ class Annotated(Source):
 
 
 def read_picture(file: Path) -> bytes | Path:
-    """The encoded file; a TIFF stays a path, for it may be too large to be read whole."""
+    """The encoded file; a TIFF stays a path, for it may be too large to be read whole.
+
+    Raises:
+        ValueError: no regular file.
+    """
+    check_regular(file)
     return file if file.suffix.lower() in (".tif", ".tiff") else file.read_bytes()

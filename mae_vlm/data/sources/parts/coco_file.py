@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Callable
 from pathlib import Path
@@ -11,17 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mae_vlm.data.problems import Problems
-from mae_vlm.data.sources.parts.files import missing
+from mae_vlm.data.sources.parts.files import missing, outside
 from mae_vlm.data.sources.parts.json_stream import elements
 
-UNKNOWN, LEFT_OUT = -1, -2  # rows of pictures that are not listed, and of those that are not on the disk
+UNKNOWN, LEFT_OUT = -1, -2  # rows of pictures that are not listed, and of those that are not on the disk, or outside the collection
 Annotate = Callable[[int, dict[str, Any], int, int], None]  # (picture's slot, annotation, its bytes [start, end))
 
 
 class CocoFile:
     """The pictures and categories of a file. Pictures have a *slot* by first mention of their id, and a *row* in ``names``.
 
-    An id that comes twice, or an entry without id or file name, is a problem and left out; two ids of one file name are one picture.
+    An id that comes twice, an entry without id or file name, or whose name leads out of the folder, is a problem and left
+    out; two ids of one file name are one picture.
 
     Args:
         file: the json.
@@ -100,7 +102,12 @@ class CocoFile:
             self.problems.add("picture without id or name", self.file, id, str(entry)[:80])
             return
         slot = self._slot(id)
-        if self._rows[slot] != UNKNOWN:
+        if outside(name):
+            self.problems.add("picture outside the collection", self.file, id, name)
+            if self._rows[slot] == UNKNOWN:
+                self._rows[slot] = LEFT_OUT
+            return
+        if self._rows[slot] >= 0:
             self.problems.add("picture id twice", self.file, id, f"{name} and {self.names[self._rows[slot]]}")
             return
         if name in self._row_of_name:
@@ -116,7 +123,14 @@ def _file_name(entry: dict[str, Any]) -> str | None:
     name = entry.get("file_name")
     if name is None and isinstance(entry.get("coco_url"), str):  # LVIS: .../train2017/000000391895.jpg
         name = "/".join(entry["coco_url"].split("/")[-2:])
-    return name if isinstance(name, str) and name and "\0" not in name else None
+    return name if isinstance(name, str) and _is_file_name(name) else None
+
+
+def _is_file_name(name: str) -> bool:
+    try:
+        return bool(os.fsencode(name)) and "\0" not in name
+    except UnicodeEncodeError:
+        return False
 
 
 def _side(value: Any) -> int:

@@ -30,7 +30,7 @@ class Instances:
             wrong = judge(segmentation)
             if wrong:
                 self.problems.add(wrong[0], self.file, annotation.get("id"), wrong[1])
-                if isinstance(segmentation, dict) or not good_polygons(segmentation):
+                if not isinstance(segmentation, list) or not good_polygons(segmentation):
                     return
             if isinstance(segmentation, dict):
                 size = segmentation["size"]

@@ -71,7 +71,7 @@ def box_of(segmentation: Any) -> list[float]:
 
     try:
         box: list[float] = coco.toBbox([_run_lengths(coco, segmentation, tuple(segmentation["size"]))])[0].tolist()
-    except (ValueError, RuntimeError):
+    except (ValueError, RuntimeError, TypeError):
         return [np.nan] * 4
     return box
 
@@ -106,6 +106,10 @@ def judge(segmentation: Any) -> tuple[str, str] | None:
         return ("invalid polygon", f"{bad} of {len(segmentation)} are not three or more points near the picture") if bad else None
     try:
         (height, width), counts = segmentation["size"], segmentation["counts"]
+        if not all(isinstance(side, int) and 0 < side < 1 << 31 for side in (height, width)):
+            return "damaged mask", f"its size {str(segmentation['size'])[:60]} is not two whole numbers"
+        if isinstance(counts, list) and not all(isinstance(count, int) for count in counts):
+            return "damaged mask", "its run lengths are not all whole numbers"
         if isinstance(counts, list) and (min(counts, default=0) < 0 or sum(counts) != height * width):
             return "damaged mask", f"run lengths add up to {sum(counts)}, not to {height * width} pixels"
         return None if isinstance(counts, list | str) else ("damaged mask", "its counts are neither a list nor a text")

@@ -34,7 +34,7 @@ class ObjectColumns:
         """One object: ``entry`` has its category_id, iscrowd and id; ``mask_size`` is (height, width) where its mask tells them."""
         try:
             left, top, width, height = map(float, box)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             left, top, width, height = _NO_BOX
         self._slots.append(slot)
         self._boxes.extend((left, top, left + width, top + height))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from heapq import nsmallest
@@ -14,6 +16,7 @@ from typing import NamedTuple
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".pnm", ".avif", ".jp2")
 
 _name = attrgetter("name")
+_unreadable: set[str] = set()  # folders that were told
 
 
 class Folder(NamedTuple):
@@ -29,6 +32,22 @@ def is_picture(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS) and not name.startswith(".")
 
 
+def outside(name: str) -> bool:
+    """Whether a name leads out of the folder that it is relative to."""
+    return os.path.isabs(name) or ".." in name.split("/")  # noqa: PTH117 (a string operation, a million times)
+
+
+def check_regular(file: Path) -> None:
+    """Nothing where ``file`` is a regular file (or a link to one).
+
+    Raises:
+        ValueError: it is a folder, a device or a pipe, which might never end.
+        OSError: it is gone.
+    """
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise ValueError(f"{file} is no regular file; list only pictures")
+
+
 def walk(root: Path) -> Iterator[os.DirEntry[str]]:
     """All files below ``root`` in sorted order, without hidden ones; links are followed, each folder is visited once."""
     for folder in walk_folders(root):
@@ -41,21 +60,36 @@ def first_files(root: Path, most: int) -> list[os.DirEntry[str]]:
 
 
 def walk_folders(root: Path, most: int | None = None) -> Iterator[Folder]:
-    """``root`` and all folders below it, hidden ones left out, in the order of ``walk``; of each folder's files the first ``most``."""
+    """``root`` and all folders below it, hidden ones left out, in the order of ``walk``; of each folder's files the first ``most``.
+
+    A folder below ``root`` that may not be read is passed over, with one warning.
+    """
     visited: set[tuple[int, int]] = set()
     waiting = [os.fspath(root)]
     while waiting:
         folder = waiting.pop()
-        status = os.stat(folder)  # noqa: PTH116 (before the listing: what comes in between shows in the next status)
+        try:
+            status = os.stat(folder)  # noqa: PTH116 (before the listing: what comes in between shows in the next status)
+            with os.scandir(folder) as listing:
+                entries = [entry for entry in listing if not entry.name.startswith(".")]
+        except PermissionError:
+            if folder == os.fspath(root):
+                raise
+            _tell_unreadable(folder)
+            continue
         if (status.st_dev, status.st_ino) in visited:  # a link to a folder above or beside: no loop, no picture twice
             continue
         visited.add((status.st_dev, status.st_ino))
-        with os.scandir(folder) as listing:
-            entries = [entry for entry in listing if not entry.name.startswith(".")]
         files = [entry for entry in entries if entry.is_file()]
         yield Folder(folder, status.st_mtime_ns, sorted(files, key=_name) if most is None else nsmallest(most, files, key=_name))
         inner = [entry for entry in entries if entry.is_dir()]
         waiting.extend(entry.path for entry in sorted(inner, key=_name, reverse=True))
+
+
+def _tell_unreadable(folder: str) -> None:
+    if folder not in _unreadable:
+        _unreadable.add(folder)
+        warnings.warn(f"{folder} may not be read: what is in it is left out; chmod it, or move it away", RuntimeWarning, stacklevel=3)
 
 
 def missing(root: Path, names: Sequence[str]) -> set[str]:

@@ -19,6 +19,7 @@ from mae_vlm.types import Question, Sample
 class Listed(Source):
     """Pictures at ``paths`` (``large_string``; absolute, or relative to ``base``), which are also their names.
 
+    A list is the user's own word: absolute paths are read wherever they lead, if to regular files.
     Labels are int32 with -1 for none. Captions and questions are Arrow lists of strings by picture, answers one list for each question.
     """
 

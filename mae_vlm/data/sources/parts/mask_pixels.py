@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from mae_vlm.data.header import header
+from mae_vlm.data.header import FORMATS, header
+from mae_vlm.data.sources.parts.files import check_regular
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,8 @@ def read_numbers(file: Path, id: str, size: tuple[int, int] | None = None, colou
         ValueError: the file is gone, damaged, of another kind, or not of ``size`` (height, width); the message names ``id``.
     """
     try:
-        with Image.open(file) as image:
+        check_regular(file)
+        with Image.open(file, formats=FORMATS) as image:
             if size is not None and image.size != (size[1], size[0]):
                 raise ValueError(f"{id}: mask is {image.width} x {image.height}, picture {size[1]} x {size[0]}; correct {file}")
             kinds = ("1", "L", "P", "RGB", "RGBA") if colours else ("1", "L", "P")

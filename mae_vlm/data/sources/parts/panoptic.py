@@ -14,6 +14,7 @@ from mae_vlm.data.problems import Problems
 from mae_vlm.data.sources.parts.annotated import Pixels
 from mae_vlm.data.sources.parts.coco_file import CocoFile
 from mae_vlm.data.sources.parts.coco_objects import ObjectColumns
+from mae_vlm.data.sources.parts.files import outside
 from mae_vlm.data.sources.parts.mask_pixels import ClassPixels, ObjectPixels
 from mae_vlm.data.sources.parts.objects import Objects
 from mae_vlm.types import Sample
@@ -54,13 +55,19 @@ class Panoptic:
         return objects, PanopticMaps(self._folder, names, objects, len(classes))
 
     def _wrong(self, slot: int, name: Any, segments: Any) -> str | None:
-        if not isinstance(segments, list) or not all(isinstance(one, dict) and isinstance(one.get("id"), int) for one in segments):
+        if not isinstance(segments, list) or not all(isinstance(one, dict) and _is_colour(one.get("id")) for one in segments):
             return "annotation without segments"
         if slot in self._maps:
             return "second panoptic map of a picture"
+        if isinstance(name, str) and outside(name):
+            return "panoptic map outside the collection"
         if not isinstance(name, str) or not (name in self._there or (self._folder / name).is_file()):
             return "panoptic map missing"
         return None
+
+
+def _is_colour(id: Any) -> bool:
+    return isinstance(id, int) and 0 <= id < 1 << 24
 
 
 class PanopticMaps:

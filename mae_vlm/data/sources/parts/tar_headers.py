@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 BLOCK = 512
+_LOOKED_AT = 1 << 20  # bytes behind the end that are looked at at once
 _MOST_NAME = 1 << 20  # bytes of a long name or of pax records
 _REGULAR = (b"0", b"\0", b"7")
 _LINKS = (b"1", b"2")
@@ -31,12 +32,14 @@ def members(read: Read, size: int, shard: str) -> Iterator[Member]:
     """The regular members of an uncompressed tar file of ``size`` bytes, in order.
 
     Raises:
-        ValueError: not a tar file, damaged or cut short, or a member that is a link, a pickle, absolute or climbs out by ``..``.
+        ValueError: not a tar file, damaged or cut short, with more behind its end, or a member that is a link, a pickle, absolute
+            or climbs out by ``..``.
     """
     offset, long_name, long_size = 0, None, None
     while offset < size:
         block = read(BLOCK, offset)
         if len(block) == BLOCK and not block.strip(b"\0"):
+            _check_end(read, offset + BLOCK, size, shard)
             return
         kind = _check(block, shard, offset)
         length = _number(block[124:136], shard, offset)
@@ -61,6 +64,19 @@ def members(read: Read, size: int, shard: str) -> Iterator[Member]:
         offset += BLOCK + -(-length // BLOCK) * BLOCK
     if not size:
         raise _damaged(shard, "the file is empty")
+
+
+def _check_end(read: Read, offset: int, size: int, shard: str) -> None:
+    """ValueError where behind the end of the archive there is anything but zeros: its pictures would be lost without a word."""
+    while offset < size:
+        data = read(min(_LOOKED_AT, size - offset), offset)
+        if data.strip(b"\0"):
+            raise ValueError(
+                f"{shard}: more follows behind the archive's end, as if tar files were joined by cat; unpack it (tar -xif), write it again"
+            )
+        if not data:
+            return
+        offset += len(data)
 
 
 def _check(block: bytes, shard: str, offset: int) -> bytes:

@@ -17,6 +17,7 @@ from mae_vlm.data.remote import RemoteFile, find_remote
 from mae_vlm.data.sources.parts.tar_members import COLUMNS, LocalFile, Members, Shard, join, read_shard
 
 INDEX_NAME = ".mae_vlm_index"
+_FORMAT = 2  # of the index; 1 counted x.mask.png beside x.jpg as a picture
 _WRITABLE = 0o222
 _THREADS = 8  # headers lie apart: a disk or a server is asked for several at once
 
@@ -99,7 +100,7 @@ def _load(folder: str, shards: list[Shard]) -> _Known | None:
 def _read(file: Path) -> _Known | None:
     index = load(file)
     try:
-        return None if index is None or index.about.get("format") != 1 else _Known(index)
+        return None if index is None or index.about.get("format") != _FORMAT else _Known(index)
     except (KeyError, ValueError, TypeError, AttributeError, pa.ArrowException):
         return None
 
@@ -146,7 +147,7 @@ def _build(folder: str, shards: list[Shard], known: _Known | None) -> Members:
     arrays["shard_sizes"] = pa.array([parts[name][1] for name in names], pa.int64())
     arrays["shard_stamps"] = pa.array([parts[name][2].encode() for name in names], pa.large_binary())
     arrays["shard_counts"] = pa.array(whole.counts)
-    index = Index({"format": 1}, arrays)
+    index = Index({"format": _FORMAT}, arrays)
     places = _places(folder, shards[0])
     if places[0].name == INDEX_NAME and not Path(folder).stat().st_mode & _WRITABLE:
         places = places[1:]  # somebody has made it read-only, though a superuser may write

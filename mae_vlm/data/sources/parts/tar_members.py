@@ -107,6 +107,7 @@ def _gather(found: Iterator[Member], read: Read, shard: str) -> Members:
             labels[stem] = _label(read(min(member.size, 20), member.offset), member.name, shard)
         elif is_picture(member.name.rpartition("/")[2]):
             pictures.append(member)
+    pictures = _without_masks(pictures)
     stems = [split_stem(picture.name)[0] for picture in pictures]
     columns = {
         "offset": [picture.offset for picture in pictures],
@@ -123,6 +124,13 @@ def _gather(found: Iterator[Member], read: Read, shard: str) -> Members:
 
 
 _NOTHING = Member("", 0, 0)
+
+
+def _without_masks(pictures: list[Member]) -> list[Member]:
+    """Without those that have a word before their ending, as ``x.mask.png``, beside a plain ``x.jpg``: they are annotations of it."""
+    split = [split_stem(picture.name) for picture in pictures]
+    plain = {stem for stem, ending in split if ending.count(".") == 1}
+    return [picture for picture, (stem, ending) in zip(pictures, split, strict=True) if ending.count(".") == 1 or stem not in plain]
 
 
 def split_stem(name: str) -> tuple[str, str]:

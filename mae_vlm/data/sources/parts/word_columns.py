@@ -61,6 +61,11 @@ def strings(value: Any) -> tuple[str, ...]:
     return (str(value),)
 
 
+def encodable(text: str) -> str:
+    """The text with question marks for lone surrogates, which JSON can write and UTF-8 cannot."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def questions(asked: Any, answers: Any, name: str) -> tuple[Question, ...]:
     """The questions of a row: one, with the answers that people gave; or as many as there are answers.
 
