@@ -91,7 +91,7 @@ class Checkpoint(LightningCheckpoint):
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._random = checkpoint.get(CHECKPOINT_KEY, {}).get("random", [])
         batches = getattr(trainer.datamodule, "batches", None)  # type: ignore[attr-defined]
-        if trainer.state.fn == "fit" and batches and trainer.limit_train_batches == 1.0:  # accumulation or length may be others by now
+        if trainer.state.fn == "fit" and batches:  # accumulation or length may be others by now
             _place_in_epoch(checkpoint["loops"]["fit_loop"], trainer, batches, checkpoint["global_step"])
 
     def save(self, trainer: pl.Trainer) -> Path | None:
@@ -121,7 +121,8 @@ def _place_in_epoch(loop: dict[str, Any], trainer: pl.Trainer, batches: int, ste
     end of a run, so that a resumed run would repeat or skip batches.
     """
     step = trainer.global_step if step is None else step
-    epoch, place = divmod(step * trainer.accumulate_grad_batches, batches)
+    epoch, steps = divmod(step, -(-batches // trainer.accumulate_grad_batches))
+    place = steps * trainer.accumulate_grad_batches
     begun = epoch + (place > 0)
     for scope in loop["epoch_progress"].values():
         scope.update(ready=begun, started=begun, processed=epoch, completed=epoch)

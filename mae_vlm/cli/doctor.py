@@ -51,6 +51,9 @@ class Doctor(Training):
     def measure(self) -> Rates:
         """The loader alone, the model alone, both together."""
         data = self.datamodule
+        told = self.trainer  # what one of its processes takes at a time is measured on one process here
+        data.batch_size = max(1, data.batch_size // (told.world_size * told.accumulate_grad_batches))
+        data.trainer = data._order = None
         loader_rate, batch = self._loader_alone()
         say(f"loader alone:   {loader_rate:8.1f} images/s with {self._workers()} workers")
         model_rate, _ = self._steps(lambda: _Same(batch))
@@ -100,7 +103,6 @@ class Doctor(Training):
         trainer = pl.Trainer(
             accelerator=told["accelerator"],
             precision=told["precision"],
-            accumulate_grad_batches=told["accumulate_grad_batches"],
             gradient_clip_val=told["gradient_clip_val"],
             devices=1,
             max_steps=_WARM + _MOST,

@@ -63,6 +63,8 @@ def users_mistake(problem: BaseException) -> BaseException | None:
 
     jsonargparse wraps what a class raises while it is built; the original is taken out of that wrapping, and out of no other.
     """
+    if isinstance(problem, ValueError) and (in_worker := _from_worker(str(problem))):
+        return ValueError(in_worker)
     package = Path(__file__).parent.parent
     seen: BaseException | None = problem
     while seen is not None:
@@ -74,3 +76,12 @@ def users_mistake(problem: BaseException) -> BaseException | None:
             return None
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def _from_worker(message: str) -> str:
+    """The line that a ValueError of this package said in a loader's worker, out of the traceback that torch makes its message; or empty."""
+    if not message.startswith("Caught ValueError in DataLoader worker"):
+        return ""
+    files = re.findall(r'File "([^"]+)", line', message)
+    last = re.findall(r"^ValueError: (.*)$", message, re.MULTILINE)
+    return last[-1] if files and last and Path(__file__).parent.parent in Path(files[-1]).parents else ""

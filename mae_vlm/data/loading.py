@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from hashlib import blake2b
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
 from mae_vlm.data.fingerprint import difference
 from mae_vlm.data.mixture import Mixture
 from mae_vlm.data.reader import Reader, one_thread
-from mae_vlm.data.sampler import Blocks, Full, Order, Shuffle
+from mae_vlm.data.sampler import Blocks, Endless, Full, Order, Shuffle
 from mae_vlm.data.sources.base import Joined, Source
 from mae_vlm.tokens.chance import key_of
 from mae_vlm.types import Batch
@@ -48,15 +50,33 @@ def _as_it_is(batch: Any) -> Any:
 def training_shuffle(train: Source, order: str, seed: int, weights: Sequence[float] = (), batch_size: int = 1) -> Shuffle:
     """How the training pictures are shuffled: ``order`` is full, blocks or auto, ``weights`` are those of a mixture's joined sources.
 
-    An epoch of a mixture is as many whole batches as its collections together would fill: nothing of it is dropped.
+    An epoch is as many whole batches as its pictures fill; what is left over begins the next: nothing is dropped.
     """
     if weights:
         assert isinstance(train, Joined), "a mixture is joined"
-        parts = [training_shuffle(part, order, key_of(seed, number)) for number, part in enumerate(train.parts)]
+        parts = [_pass(part, order, key_of(seed, number)) for number, part in enumerate(train.parts)]
         return Mixture(parts, weights, len(train) // batch_size * batch_size or len(train))
-    if train.block_ends is not None and (order == "blocks" or (order == "auto" and train.prefers_blocks)):
-        return Blocks(train.block_ends, seed)
-    return Full(len(train), seed)
+    return Endless(_pass(train, order, seed), batch_size)
+
+
+def _pass(train: Source, order: str, seed: int) -> Shuffle:
+    return Full(len(train), seed) if _ends(train, order) is None else Blocks(_ends(train, order), seed)
+
+
+def _ends(train: Source, order: str) -> Any:
+    """Where the blocks end that a pass is shuffled by; None where it is shuffled as a whole."""
+    return train.block_ends if order == "blocks" or (order == "auto" and train.prefers_blocks) else None
+
+
+def order_in_words(train: Source, order: str, seed: int, weights: Sequence[float] = ()) -> str:
+    """All that decides the order beside the number of pictures: two runs that say the same draw the same."""
+    kinds = []
+    for part in train.parts if weights and isinstance(train, Joined) else [train]:
+        ends = _ends(part, order)
+        digest = "" if ends is None else blake2b(np.ascontiguousarray(ends, np.int64).tobytes(), digest_size=4).hexdigest()
+        kinds.append("full" if ends is None else f"blocks {len(ends)}-{digest}")
+    told = ":".join(f"{weight:g}" for weight in weights)
+    return f"{' and '.join(kinds)}, seed {seed}{', weights ' if told else ''}{told}"
 
 
 def check_same(then: dict[str, Any], now: dict[str, Any], allow: bool) -> str:

@@ -11,7 +11,7 @@ from mae_vlm.data.cache import PixelCache
 from mae_vlm.data.checks import check_fit, check_options
 from mae_vlm.data.decode import Form
 from mae_vlm.data.fingerprint import fingerprint
-from mae_vlm.data.loading import check_same, loader, training_shuffle
+from mae_vlm.data.loading import check_same, loader, order_in_words, training_shuffle
 from mae_vlm.data.parts import Ingredient, Parts, open_files, open_mixture, open_scenes
 from mae_vlm.data.problems import Problems
 from mae_vlm.data.reader import Reader, most_broken
@@ -22,6 +22,7 @@ from mae_vlm.data.transforms import Augment, Resize, Transform
 from mae_vlm.types import Batch, sides
 
 _SCENE_SIZE = (64, 64)
+_PATIENCE = 16  # pictures in a row that a worker finds broken before it takes its last good one: then the disk is gone, not a picture
 _MOST_AT_ONCE = 256  # pictures of a validation batch, for each process
 
 
@@ -221,8 +222,10 @@ class Data(LightningDataModule):
 
     @property
     def batches(self) -> int:
-        """Training batches that this process takes in an epoch."""
-        return len(self._order) if self._order is not None else 0
+        """Training batches that this process takes in an epoch, as the trainer limits them."""
+        limit = 1.0 if self.trainer is None else self.trainer.limit_train_batches
+        batches = len(self._order) if self._order is not None else 0
+        return min(batches, limit) if isinstance(limit, int) else int(batches * limit)
 
     def resume(self, epoch: int, step: int) -> None:
         """Training goes on at optimizer step ``step`` of ``epoch``, in constant time; call it before or after the loader is made."""
@@ -255,7 +258,8 @@ class Data(LightningDataModule):
         if self._order is None:
             self.setup("fit")
         assert self._order is not None
-        self.resume(0, state_dict["pictures_seen"] // self._order.batch_size)
+        steps = -(-self.batches // self._order.accumulation)  # of an epoch
+        self.resume(*divmod(state_dict["pictures_seen"] // self._order.batch_size, steps))
 
     def _train_order(self) -> Order:
         world, rank, accumulation = self._processes()
@@ -266,9 +270,10 @@ class Data(LightningDataModule):
 
     def _collection_state(self) -> dict[str, Any]:
         if self._state is None:
-            sources, weights = self._opened(), ":".join(f"{weight:g}" for weight in self._found().weights)
+            sources = self._opened()
             prints = {part: fingerprint(sources[part]) for part in ("train", "val") if part in sources}
-            self._state = {"collection": prints, "order": f"{self.order}, seed {self.seed}{', weights ' if weights else ''}{weights}"}
+            order = order_in_words(sources["train"], self.order, self.seed, self._found().weights)
+            self._state = {"collection": prints, "order": order}
         return self._state
 
     def _fixed_loader(self, part: str) -> DataLoader[Batch]:
@@ -285,7 +290,7 @@ class Data(LightningDataModule):
         summary = self.inspect()
         shape, bits = (self.channels or summary.channels, summary.height, summary.width), self.bits or summary.bits
         cache = PixelCache(len(source), shape, bits) if PixelCache.fits(len(source), shape, bits) else None
-        patience = most_broken(len(source), self.max_broken)
+        patience = min(_PATIENCE, most_broken(len(source), self.max_broken))
         reader = Reader(source, transform, self.seed, shape[0], cache, patience, part == "train", bits, self.value_range)
         return loader(reader, order, workers, shape[0] * self.size[0] * self.size[1] * bits // 8)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from mae_vlm.data.collection import open_collection
 from mae_vlm.data.mixture import Prefixed, prefixes
@@ -86,7 +87,12 @@ def open_files(what: Ingredient, columns: Columns, problems: Problems) -> Parts:
     whole = parts["all"] if "all" in parts else Joined(list(parts.values()))
     train = parts.pop("all", None) or parts["train"]
     if what.val_path is not None:
+        if any(Path(name).is_absolute() for name in named):
+            raise ValueError(
+                f"data.annotations {named[0]} is one file for two collections, path and val_path; name it relative to their folders"
+            )
         other = open_collection(replace(place, path=what.val_path, classes=train.classes, object_classes=train.object_classes), what.format)
+        problems.settle()
         parts["val"] = next(other.parts[name] for name in ("val", "all", "test", "train") if name in other.parts)
         split = f"val_path {what.val_path}"
     elif "val" in parts or "test" in parts:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -81,12 +79,14 @@ class Reader(Dataset[Batch]):
                 continue
             try:
                 return self._prepare(index, draw.epoch)._replace(counts=self.substitutes_count or not step)
-            except (ValueError, OSError) as error:
-                broken[index] = self._broken[index] = self._why(index, error)
+            except (ValueError, OSError, MemoryError) as error:
+                broken[index] = self._why(index, error)
+                if isinstance(error, ValueError | FileNotFoundError):  # another OSError may be over the next time
+                    self._broken[index] = broken[index]
             tried += 1
             if tried > self.patience and self._last is not None:
                 return self._last._replace(counts=self.substitutes_count)
-        last = list(self._broken.values())[-1]
+        last = list((self._broken | broken).values())[-1]
         raise ValueError(f"none of the {len(self.source)} pictures can be read; the last: {last.id}: {last.reason}")
 
     def _why(self, index: int, error: Exception) -> Broken:
@@ -112,7 +112,7 @@ class Reader(Dataset[Batch]):
         pixels, known = self.cache.get(index), self._known.get(index)
         if known is None or pixels is None:
             sample = self.source[index]
-            known = self._known[index] = replace(sample, image=b"")
+            known = self._known[index] = Sample(sample.id, b"", sample.label, sample.captions, sample.questions)
             if pixels is None:
                 pixels = Picture(sample.image, self.form, sample.id).pixels()
                 self.cache.put(index, pixels)

@@ -134,6 +134,26 @@ class Blocks(Shuffle):
         self._group_ends, self._epoch = self._dealt_ends[last], epoch
 
 
+class Endless(Shuffle):
+    """Pass after pass of ``part`` in one sequence, cut into epochs of whole batches: no sample is left out at an epoch's end.
+
+    What does not fill a batch begins the next epoch, so a batch there may hold samples of two passes. ``Draw.epoch`` is the pass.
+    """
+
+    def __init__(self, part: Shuffle, batch_size: int) -> None:
+        self.part = part
+        self.length = part.length // batch_size * batch_size or part.length
+
+    def __call__(self, epoch: int, positions: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        places = epoch * self.length + positions
+        passes = places // self.part.length
+        indices = np.empty_like(positions)
+        for one in np.unique(passes).tolist():
+            here = passes == one
+            indices[here] = self.part(one, places[here] % self.part.length)[0]
+        return indices, passes
+
+
 class Order(Sampler[list[Draw]]):
     """Batches of draws for one process: its part of every (micro-)step of an epoch.
 

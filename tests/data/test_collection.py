@@ -4,7 +4,9 @@ import pytest
 from pictures_on_disk import SHARED, picture, write_folder, write_parquet, write_tar
 
 from mae_vlm.data.collection import open_collection
+from mae_vlm.data.sources import hub
 from mae_vlm.data.sources.base import Place
+from mae_vlm.data.sources.image_folder import ImageFolder
 
 
 def lengths(path, **options):
@@ -117,3 +119,11 @@ def test_an_unknown_format_and_a_format_that_is_not_there_are_refused(tmp_path):
 )
 def test_shared_sets_have_the_counts_of_their_readme(name, expected):
     assert lengths(SHARED / name) == expected
+
+
+def test_hub_splits_without_train_are_one_part(tmp_path, monkeypatch):
+    splits = {
+        name: ImageFolder(write_folder(tmp_path / name, names)) for name, names in (("test", ["a.png"]), ("extra", ["b.png", "c.png"]))
+    }
+    monkeypatch.setattr(hub, "open_hub", lambda path, columns: splits)
+    assert lengths("hf://datasets/org/name") == ("hub", {"all": 3})

@@ -313,6 +313,29 @@ def test_a_checkpoint_goes_on_with_another_accumulation_where_the_first_had_stop
     assert len(ids) == 120 and set(ids[:60]) == set(ids[60:]) and len(set(ids)) == 60
 
 
+def test_a_run_of_shortened_epochs_goes_on_where_it_stopped(photos, tmp_path):
+    """With limit_train_batches an epoch is a part of the order: the next one draws on, also after a checkpoint."""
+    ids = {}
+    for name, lengths in {"whole": [7], "cut": [4, 7]}.items():
+        ids[name] = []
+        for turn, steps in enumerate(lengths):
+            checkpoint = Checkpoint()
+            checkpoint.folder = tmp_path / f"{name}{turn}"
+            options = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "use_distributed_sampler": False}
+            trainer = Trainer(max_steps=steps, accelerator="cpu", limit_train_batches=3, callbacks=[checkpoint], **options)
+            data = Data(str(photos), batch_size=12, image_size=16, num_workers=0, val_fraction=0)
+            last = tmp_path / f"{name}0" / "checkpoints" / "last.ckpt"
+            trainer.fit(model := Counting(), data, ckpt_path=last if turn else None, weights_only=True)
+            ids[name] += [one for _, batch in model.trained for one in batch]
+    assert ids["cut"] == ids["whole"] and len(ids["whole"]) == 84
+
+
+def test_a_file_of_annotations_cannot_serve_two_collections(tmp_path):
+    write_folder(tmp_path, ["a/x.png", "b/y.png"])
+    with pytest.raises(ValueError, match=r"one file for two collections, path and val_path"):
+        Data(str(tmp_path / "a"), annotations=str(tmp_path / "a.json"), val_path=str(tmp_path / "b")).inspect()
+
+
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data sets are not beside this checkout")
 def test_cifar_comes_as_it_is_told():
     data = Data(str(SHARED / "cifar10"), num_workers=0)

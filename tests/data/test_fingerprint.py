@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pictures_on_disk import picture, write_folder, write_tar
@@ -111,6 +112,27 @@ def test_another_order_is_refused_like_another_collection(tmp_path):
     write_folder(tmp_path, [f"{number}.png" for number in range(20)])
     _, state = state_of(tmp_path)
     with pytest.raises(
-        ValueError, match=r"data\.order is auto, seed 1, it was auto, seed 0; bring it back, or set data\.allow_changes true"
+        ValueError, match=r"data\.order is full, seed 1, it was full, seed 0; bring it back, or set data\.allow_changes true"
     ):
         state_of(tmp_path, seed=1)[0].compare(state)
+
+
+def test_the_same_names_read_by_other_blocks_are_another_order():
+    """Remote shards are read by blocks, their local copy as a whole: going on there would repeat and lose samples."""
+    from mae_vlm.data.loading import order_in_words
+
+    class Sharded(Source):
+        def __init__(self, ends, prefers):
+            self.block_ends, self.prefers_blocks = np.array(ends), prefers
+
+        def __len__(self):
+            return 64
+
+        def name(self, index):
+            return str(index)
+
+        def __getitem__(self, index):
+            raise NotImplementedError
+
+    told = [order_in_words(Sharded(ends, prefers), "auto", 0) for ends, prefers in [([32, 64], True), ([16, 64], True), ([32, 64], False)]]
+    assert len(set(told)) == 3 and told[2] == "full, seed 0"

@@ -93,6 +93,13 @@ def test_remote_shards_are_split_and_read_as_local_ones(bucket, tmp_path):
     assert len(open_collection(Place(f"{bucket.url}/val-000.tar")).parts["all"]) == 2
 
 
+def test_without_a_file_of_the_train_part_the_others_are_one(bucket, tmp_path):
+    fill(bucket, tmp_path, ["val/000.tar", "test/000.tar"])
+    bucket.put(write_parquet(tmp_path / "0.parquet", 1), "train/0.parquet")
+    found = open_collection(Place(bucket.url), "tar")
+    assert {name: len(part) for name, part in found.parts.items()} == {"all": 4}
+
+
 def test_folders_are_parts_and_names_of_classes_lie_above_them(bucket, tmp_path):
     for part in ("train", "val"):
         bucket.put(write_tar(tmp_path / f"{part}.tar", {"x.png": picture(1), "x.cls": b"1"}), f"{part}/0.tar")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset
 
 from mae_vlm.data.mixture import Mixture
-from mae_vlm.data.sampler import Blocks, Draw, Full, InTurn, Order, permuted
+from mae_vlm.data.sampler import Blocks, Draw, Endless, Full, InTurn, Order, permuted
 
 
 def ends(*sizes):
@@ -165,6 +165,20 @@ def test_validation_keeps_neighbours_together_on_any_number_of_processes(world, 
 
 def test_every_sample_comes_once_in_a_whole_epoch():
     assert sorted(draw.index for batch in Order(Full(30, 0), 10) for draw in batch) == list(range(30))
+
+
+@settings(max_examples=25, deadline=None)
+@given(length=st.integers(24, 60), batch_size=st.integers(1, 24), kind=st.sampled_from(["blocks", "full"]))
+def test_what_does_not_fill_a_batch_begins_the_next_epoch(length, batch_size, kind):
+    """No sample is left out at an epoch's end, and none comes again before all came."""
+    order = Order(Endless(SHUFFLES[kind](length, 3), batch_size), batch_size)
+    drawn = []
+    for epoch in range(12):
+        order.set_epoch(epoch)
+        drawn += [draw for batch in order for draw in batch]
+    for start in range(0, len(drawn) - length + 1, length):
+        assert sorted(draw.index for draw in drawn[start : start + length]) == list(range(length))
+        assert {draw.epoch for draw in drawn[start : start + length]} == {start // length}
 
 
 def test_resuming_gives_the_rest_of_the_epoch_and_then_whole_epochs():
