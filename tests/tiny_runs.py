@@ -30,14 +30,16 @@ def in_process(*words: str | Path) -> int:
     return main([str(word) for word in words])
 
 
-def in_new_process(*words: str | Path, cwd: Path, launcher: tuple[str, ...] = (), timeout: float = 300) -> subprocess.CompletedProcess[str]:
+def in_new_process(
+    *words: str | Path, cwd: Path, launcher: tuple[str, ...] = (), timeout: float = 300, **more
+) -> subprocess.CompletedProcess[str]:
     """``python -m mae_vlm WORDS`` as a user starts it, in another folder than the repository."""
     foreign = ("MAE_VLM", "PL_", "RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_", "NODE_RANK", "GROUP_RANK", "PYTEST")
     env = {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
     env |= {"MAE_VLM_CACHE": os.environ["MAE_VLM_CACHE"]} if "MAE_VLM_CACHE" in os.environ else {}
     env |= {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
     command = [sys.executable, *(launcher or ("-m", "mae_vlm")), *(str(word) for word in words)]
-    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout)
+    return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=timeout, **more)
 
 
 def content(run: Path, checkpoint: str = "last") -> dict:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from mae_vlm.data.fingerprint import difference
 from mae_vlm.data.mixture import Mixture
-from mae_vlm.data.reader import Reader, one_thread
+from mae_vlm.data.reader import Reader, start_worker
 from mae_vlm.data.sampler import Blocks, Endless, Full, Order, Shuffle
 from mae_vlm.data.sources.base import Joined, Source
 from mae_vlm.tokens.chance import key_of
@@ -32,7 +32,7 @@ def loader(reader: Reader, order: Order, workers: int, picture_bytes: int) -> Da
         collate_fn=_as_it_is,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
-        worker_init_fn=one_thread,
+        worker_init_fn=start_worker,
         prefetch_factor=_batches_ahead(workers, order, picture_bytes) if workers else None,
     )
 

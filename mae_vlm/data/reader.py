@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -20,6 +25,9 @@ _FEW = 10  # broken pictures that stop no run
 def most_broken(length: int, share: float) -> int:
     """How many of ``length`` pictures may be broken: a share of them, and at least 10."""
     return max(_FEW, int(share * length))
+
+
+_GRACE = 25.0  # seconds that a worker lives on after a signal: a run that is told to stop has 30
 
 
 class Reader(Dataset[Batch]):
@@ -119,6 +127,20 @@ class Reader(Dataset[Batch]):
         return known, pixels
 
 
-def one_thread(worker: int) -> None:
-    """Start of a loader's worker: torch's own threads stay out of the way of the other workers."""
+def start_worker(worker: int) -> None:
+    """Start of a loader's worker: torch's own threads stay out of the way of the other workers, and signals are the main process's affair.
+
+    A terminal or a scheduler sends SIGINT, SIGTERM and SIGUSR1 to the workers too; a worker that died of it would take the run along before
+    the run could save itself. It goes on for long enough, then ends.
+    """
     torch.set_num_threads(1)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), _end_later)
+
+
+def _end_later(number: int, frame: Any) -> None:
+    if not any(isinstance(one, threading.Timer) for one in threading.enumerate()):
+        timer = threading.Timer(_GRACE, os._exit, (0,))
+        timer.daemon = True
+        timer.start()

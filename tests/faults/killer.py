@@ -21,8 +21,8 @@ class Harm(Callback):
     Each harm is done once: it leaves ``mark`` behind, and a resumed run goes on.
     """
 
-    def __init__(self, mark: str, step: int, number: int = 9, where: str = "train", rank: int = 0) -> None:
-        self.mark, self.step, self.number, self.where, self.rank = Path(mark), step, number, where, rank
+    def __init__(self, mark: str, step: int, number: int = 9, where: str = "train", rank: int = 0, group: bool = False) -> None:
+        self.mark, self.step, self.number, self.where, self.rank, self.group = Path(mark), step, number, where, rank, group
 
     def on_train_batch_start(self, trainer: pl.Trainer, *arguments: Any) -> None:
         if self.where == "train":
@@ -35,7 +35,10 @@ class Harm(Callback):
     def _harm(self, trainer: pl.Trainer) -> None:
         if trainer.global_step == self.step and trainer.global_rank == self.rank and not self.mark.exists():
             self.mark.touch()
-            os.kill(os.getpid(), self.number)
+            if self.group:
+                os.killpg(0, self.number)
+            else:
+                os.kill(os.getpid(), self.number)
 
 
 class Fail(Callback):

@@ -55,6 +55,18 @@ def test_two_processes_agree_whichever_was_told(tmp_path, rank):
     assert step >= 5 and sorted(path.name for path in (run / "checkpoints").glob("*.ckpt")) == ["last.ckpt", f"step_{step:08d}.ckpt"]
 
 
+@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGINT", 130)])
+def test_a_signal_to_the_whole_group_does_not_kill_the_workers_first(tmp_path, name, code):
+    """As Ctrl-C in a terminal, or a scheduler that signals every process of a job, does it."""
+    words = ["fit", *TINY, "--data.num_workers", "2", "--trainer.max_steps", "100000", "--trainer.default_root_dir", tmp_path]
+    given = {"mark": str(tmp_path / "mark"), "step": 5, "number": int(getattr(signal, name)), "group": True}
+    harm = ["--trainer.callbacks", json.dumps([{"class_path": "tests.faults.killer.Harm", "init_args": given}])]
+    done = in_new_process(*words, *harm, cwd=tmp_path, timeout=90, start_new_session=True)
+    assert done.returncode == code, done.stderr
+    assert f"stopped by {name}" in done.stdout and "Traceback" not in done.stderr
+    assert content(tmp_path / "default" / "version_0")["global_step"] in (5, 6)
+
+
 def test_slurm_gets_its_job_back(tmp_path, monkeypatch):
     from mae_vlm.callbacks.signals import requeue
 
