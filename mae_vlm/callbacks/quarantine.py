@@ -47,7 +47,7 @@ class Quarantine(Callback):
         if problems and self._writes(trainer):
             where = self.file.with_name("annotations.jsonl")
             problems.write(where)
-            trainer.print(f"{len(problems):,} bad annotations are left out ({problems.describe()}): {where}")
+            trainer.print(f"{len(problems):,} bad annotations are left out, or clipped ({problems.describe()}): {where}")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
         self._collect(trainer, batch, "train")

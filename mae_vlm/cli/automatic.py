@@ -187,10 +187,11 @@ def _trainer(c: Chooser, training: bool) -> None:
     c.fill("trainer.precision", lambda: _precision(c.machine))
     if not training:
         return
-    c.fill("trainer.log_every_n_steps", lambda: (10, "every curve has a point at least every 10 steps"))
     if _open_length(c):
         c.fill("trainer.max_steps", lambda: _length(c), unset=(None, -1))
     steps = _steps(c)
+    every = 10 if steps >= 20 or not steps else 1
+    c.fill("trainer.log_every_n_steps", lambda: (every, f"every curve has a point at least every {every} steps"))
     batches = steps * int(c.get("trainer.accumulate_grad_batches") or 1)
     if steps and c.get("trainer.val_check_interval") is None and c.get("trainer.check_val_every_n_epoch") in (None, 1):
         c.fill("trainer.val_check_interval", lambda: (max(1, batches // 10), "ten validations a run"))

@@ -102,6 +102,8 @@ class Reader(Dataset[Batch]):
             name = self.source.name(index)
         except (ValueError, OSError):  # a table reads its names when first asked for one, and may be gone
             name = f"number {index}"
+        if isinstance(error, FileNotFoundError):
+            return Broken(name, "the file is gone; bring it back, or start again without it")
         return Broken(name, " ".join(str(error).split()).removeprefix(f"{name}: "))
 
     def _prepare(self, index: int, epoch: int) -> Ready:

@@ -173,4 +173,4 @@ def test_annotations_left_out_are_written_and_counted(photos, tmp_path, capsys):
     fit(photos, tmp_path / "run", steps=1, prepare=lambda data: data.problems.add(*problem))
     file = tmp_path / "run" / "annotations.jsonl"
     assert json.loads(file.read_text().splitlines()[0])["id"] == "17"
-    assert f"1 bad annotations are left out (box of zero size: 1): {file}" in capsys.readouterr().out
+    assert f"1 bad annotations are left out, or clipped (box of zero size: 1): {file}" in capsys.readouterr().out

@@ -57,8 +57,8 @@ def _certain(file: Path, place: Place, wanted: Callable[[WordColumns], bool] | N
     rows = head_rows(file)
     names = list(dict.fromkeys(name for row in rows for name in row))
     image = _image_column(names, lambda name: [row.get(name) for row in rows], place.columns.image)
-    if image is None:
-        return False
+    if image is None:  # a list that was named with a column it has not: what is wrong is said when it is read
+        return file in place.roots and place.columns.image is not None and bool(names) and wanted is None
     try:
         schema = pa.schema([pa.field(name, _kind([row.get(name) for row in rows])) for name in names])
         words = find_words(schema, place.columns, file.name)
