@@ -172,9 +172,10 @@ def test_sizes_of_shards_may_be_given_in_megabytes(tmp_path):
 
 # A thread of the process itself: one that looks on from outside may come too late on a busy machine.
 STOPS_ITSELF = """
-import os, sys, threading, time
+import os, signal, sys, threading, time
 from pathlib import Path
 from data_prep.__main__ import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job, as CI may be, starts with SIGINT ignored
 def stop(folder, number):
     while len(list(folder.glob("*.tar"))) < 3:
         time.sleep(0.001)
