@@ -13,8 +13,7 @@ from functools import partial
 from typing import Any
 
 from mae_vlm.cli.machine import Machine
-from mae_vlm.data.module import Summary
-from mae_vlm.data.summary import automatic_batch_size, automatic_size, automatic_workers
+from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, automatic_workers
 from mae_vlm.encoders.arithmetic import masked_step
 from mae_vlm.learners.optim import default_base_lr
 from mae_vlm.types import TokenSpace, sides

@@ -15,14 +15,13 @@ from mae_vlm.data.loading import check_same, loader, order_in_words, training_sh
 from mae_vlm.data.parts import Ingredient, Parts, open_files, open_mixture, open_scenes
 from mae_vlm.data.problems import Problems
 from mae_vlm.data.reader import Reader, most_broken
-from mae_vlm.data.sampler import Draw, InTurn, Order
+from mae_vlm.data.sampler import InTurn, Order
 from mae_vlm.data.sources.base import Columns, Source
 from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, automatic_workers, channel_moments, typical_size
 from mae_vlm.data.transforms import Augment, Resize, Transform
 from mae_vlm.types import Batch, sides
 
 _SCENE_SIZE = (64, 64)
-_PATIENCE = 16  # pictures in a row that a worker finds broken before it takes its last good one: then the disk is gone, not a picture
 _MOST_AT_ONCE = 256  # pictures of a validation batch, for each process
 
 
@@ -290,7 +289,7 @@ class Data(LightningDataModule):
         summary = self.inspect()
         shape, bits = (self.channels or summary.channels, summary.height, summary.width), self.bits or summary.bits
         cache = PixelCache(len(source), shape, bits) if PixelCache.fits(len(source), shape, bits) else None
-        patience = min(_PATIENCE, most_broken(len(source), self.max_broken))
+        patience = most_broken(len(source), self.max_broken)
         reader = Reader(source, transform, self.seed, shape[0], cache, patience, part == "train", bits, self.value_range)
         return loader(reader, order, workers, shape[0] * self.size[0] * self.size[1] * bits // 8)
 
@@ -299,6 +298,3 @@ class Data(LightningDataModule):
         if self.trainer is None:
             return 1, 0, 1
         return self.trainer.world_size, self.trainer.global_rank, self.trainer.accumulate_grad_batches
-
-
-__all__ = ["Data", "Draw", "Order", "Summary"]

@@ -27,6 +27,7 @@ def most_broken(length: int, share: float) -> int:
     return max(_FEW, int(share * length))
 
 
+_PATIENCE = 16  # so many broken ones in a row, and the disk is gone, not a picture
 _GRACE = 25.0  # seconds that a worker lives on after a signal: a run that is told to stop has 30
 
 
@@ -62,7 +63,7 @@ class Reader(Dataset[Batch]):
     ) -> None:
         self.source, self.transform, self.seed, self.cache = source, transform, seed, cache
         self.form = Form(channels, bits, value_range)
-        self.patience, self.substitutes_count = len(source) if patience is None else patience, substitutes_count
+        self.patience, self.substitutes_count = len(source) if patience is None else min(_PATIENCE, patience), substitutes_count
         self._broken: dict[int, Broken] = {}
         self._last: Ready | None = None
         self._known: dict[int, Sample] = {}  # what goes with the cached pixels: id, label and captions
