@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -59,6 +60,21 @@ class Source(ABC):
     def names(self) -> Any:
         """All names at once: an Arrow array of ``large_binary`` (file names are bytes, not always UTF-8)."""
         return pa.array((self.name(index).encode("utf-8", "surrogateescape") for index in range(len(self))), pa.large_binary())
+
+
+class NamedFiles(Source):
+    """A source whose samples are files, their names kept in one Arrow array of ``large_binary``."""
+
+    _names: Any
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def name(self, index: int) -> str:
+        return os.fsdecode(self._names[index].as_py())
+
+    def names(self) -> Any:
+        return self._names
 
 
 @dataclass(frozen=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from mae_vlm.data.sources.base import Format, Place, Source
+from mae_vlm.data.sources.base import Format, NamedFiles, Place, Source
 from mae_vlm.data.sources.parts.files import EXTENSIONS
 from mae_vlm.data.sources.parts.folder_index import Listing, list_pictures
 from mae_vlm.types import Sample
@@ -18,7 +17,7 @@ from mae_vlm.types import Sample
 _BY_WINDOWS = (".tif", ".tiff")  # may be larger than memory: whoever decodes them reads what it needs
 
 
-class ImageFolder(Source):
+class ImageFolder(NamedFiles):
     """Every picture file below ``path`` (or the one file ``path``), sorted; hidden files and folders are skipped.
 
     Where every picture lies in one of two or more first-level folders, these are its classes; with ``classes`` given, labels
@@ -36,15 +35,6 @@ class ImageFolder(Source):
             raise ValueError(f"no pictures in {path}: looked for files ending in {' '.join(EXTENSIONS)}; check data.path")
         self.root, self._names = listing.root, listing.names
         self.classes, self._labels = _classes(listing, classes)
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def name(self, index: int) -> str:
-        return os.fsdecode(self._names[index].as_py())
-
-    def names(self) -> Any:
-        return self._names
 
     def __getitem__(self, index: int) -> Sample:
         name = self.name(index)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import pyarrow as pa
 
-from mae_vlm.data.sources.base import Source
+from mae_vlm.data.sources.base import NamedFiles
 from mae_vlm.data.sources.parts.files import check_regular
 from mae_vlm.data.sources.parts.objects import Objects
 from mae_vlm.data.sources.parts.word_columns import encodable
@@ -34,7 +34,7 @@ class Captions:
         sample.captions = tuple(self._texts[index].as_py())
 
 
-class Annotated(Source):
+class Annotated(NamedFiles):
     """The pictures ``names`` below ``root``, each with its objects, captions and masks where there are any.
 
     Names are relative to ``root`` or absolute, and are the samples' ids; they are kept in one Arrow array.
@@ -52,15 +52,6 @@ class Annotated(Source):
         self.root, self.object_classes = root, object_classes
         self._names = pa.array([os.fsencode(name) for name in names], pa.large_binary())
         self._parts = [part for part in (objects, captions, pixels) if part is not None]
-
-    def __len__(self) -> int:
-        return len(self._names)
-
-    def name(self, index: int) -> str:
-        return os.fsdecode(self._names[index].as_py())
-
-    def names(self) -> Any:
-        return self._names
 
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
