@@ -19,17 +19,12 @@ from lightning.pytorch.cli import LightningCLI  # noqa: E402
 from lightning.pytorch.loggers import TensorBoardLogger  # noqa: E402
 
 from mae_vlm.callbacks.bookends import Bookends  # noqa: E402
-from mae_vlm.callbacks.checkpoint import Checkpoint, DurableCheckpointIO  # noqa: E402
+from mae_vlm.callbacks.checkpoint import DurableCheckpointIO  # noqa: E402
 from mae_vlm.callbacks.embeddings import Embeddings  # noqa: E402
-from mae_vlm.callbacks.guard import Guard  # noqa: E402
 from mae_vlm.callbacks.metrics_csv import MetricsCsv  # noqa: E402
-from mae_vlm.callbacks.pictures import Pictures  # noqa: E402
-from mae_vlm.callbacks.progress import progress  # noqa: E402
-from mae_vlm.callbacks.quarantine import Quarantine  # noqa: E402
-from mae_vlm.callbacks.signals import Signals  # noqa: E402
-from mae_vlm.callbacks.throughput import Throughput  # noqa: E402
 from mae_vlm.cli.agreement import agree  # noqa: E402
 from mae_vlm.cli.automatic import choose  # noqa: E402
+from mae_vlm.cli.callbacks import CONFIGURED, silent  # noqa: E402
 from mae_vlm.cli.machine import look  # noqa: E402
 from mae_vlm.cli.mistakes import users_mistake  # noqa: E402
 from mae_vlm.cli.parser import Parser, flat  # noqa: E402
@@ -87,9 +82,8 @@ class Training(LightningCLI):
     def add_arguments_to_parser(self, parser: Any) -> None:
         parser.add_argument("--name", type=str | None, default=None, help="name of the run's folder; default: the first config's stem")
         parser.add_argument("--out", type=str | None, default=None, help="predict: folder for the features; default: RUN/predictions")
-        parser.add_lightning_class_args(Checkpoint, "checkpoint")
-        parser.add_lightning_class_args(Pictures, "pictures")
-        parser.add_lightning_class_args(Guard, "guard")
+        for name, callback in CONFIGURED.items():
+            parser.add_lightning_class_args(callback, name)
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         configs = self._configs()
@@ -220,7 +214,7 @@ class Training(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         if self.verb == "fit":  # the other verbs leave the run's pictures as they are
-            for key in ("checkpoint", "pictures", "guard"):
+            for key in CONFIGURED:
                 self._get(self.config_init, key).folder = self.folder
         self._get(self.config_init, "checkpoint").config = self.resolved
         self.bookends = Bookends()
@@ -239,11 +233,7 @@ class Training(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Any:
-        quarantine = Quarantine()
-        quarantine.folder = self.folder
-        ours: list[Any] = [Signals(), self.bookends, Throughput(), quarantine]  # bookends first: it validates once more at the end
-        if config.get("enable_progress_bar") is not False:
-            ours.append(progress())
+        ours = silent(self.bookends, self.folder, bar=config.get("enable_progress_bar") is not False)
         if self.verb == "predict":
             out = self.config[self.verb].out
             ours.append(Embeddings(Path(out) if out else self.folder / "predictions"))

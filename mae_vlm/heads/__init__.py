@@ -1,0 +1,1 @@
+"""Features become answers: one kind of head per file."""
