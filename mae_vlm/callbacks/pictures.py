@@ -1,4 +1,4 @@
-"""Pictures of what the objectives learn, of the same fixed samples, to TensorBoard and to files."""
+"""Pictures of what the objectives learn and of what the encoder sees, of the same fixed samples, to TensorBoard and to files."""
 
 from __future__ import annotations
 
@@ -11,23 +11,30 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from torchvision.io import write_png
 
+from mae_vlm.encoders.attention import attention_pictures
+from mae_vlm.encoders.contact_sheet import shown_channels
+from mae_vlm.encoders.feature_colours import colour_pictures
 from mae_vlm.types import Batch
 
 
 class Pictures(Callback):
-    """Draws every objective's pictures after each validation: ``pictures/<name>_<step>.png`` and the tag ``pictures/<name>``.
+    """Draws after each validation: ``pictures/<name>_<step>.png`` and the tag ``pictures/<name>``.
+
+    The names are those of the objectives' pictures (``reconstruction``), ``attention`` (where the last block's class token and a chosen
+    patch look) and ``features`` (the main directions of the patch features as colours), always of the same validation pictures.
 
     Args:
         count: how many validation pictures, always the first ones.
+        encoder: draw ``attention`` and ``features`` too; two more forward passes of ``count`` pictures at each validation.
 
     Raises:
         ValueError: a count below 1.
     """
 
-    def __init__(self, count: int = 8) -> None:
+    def __init__(self, count: int = 8, encoder: bool = True) -> None:
         if count < 1:
             raise ValueError(f"pictures.count {count} given, allowed is 1 or more")
-        self.count = count
+        self.count, self.encoder = count, encoder
         self.folder: Path | None = None  # set by the CLI, which numbers the run
         self.newest: Path | None = None
         self._batch: Batch | None = None
@@ -46,9 +53,15 @@ class Pictures(Callback):
         pl_module.eval()
         with trainer.precision_plugin.forward_context():
             features = pl_module.features(batch)
-            for objective in pl_module.objectives.values():
-                for name, picture_CHW in objective.pictures(features, batch).items():
+            for part in getattr(pl_module, "objectives", {}).values():
+                for name, picture_CHW in part.pictures(features, batch).items():
                     self._show(trainer, name, picture_CHW.float().cpu())
+            if self.encoder:
+                seen = {"features": colour_pictures, "attention": attention_pictures}
+                for name, draw in seen.items():
+                    sheet = draw(pl_module.towers.image, features.images_BCHW)
+                    if sheet is not None:
+                        self._show(trainer, name, sheet.float().cpu())
         pl_module.train(training)
 
     def _show(self, trainer: pl.Trainer, name: str, picture_CHW: torch.Tensor) -> None:
@@ -57,8 +70,9 @@ class Pictures(Callback):
         step = trainer.global_step
         folder = self.folder / "pictures"
         folder.mkdir(parents=True, exist_ok=True)
-        self.newest = folder / f"{name}_{step:08d}.png"
-        write_png((picture_CHW * 255).round().to(torch.uint8), str(self.newest))
+        file = folder / f"{name}_{step:08d}.png"
+        write_png((picture_CHW * 255).round().to(torch.uint8), str(file))
+        self.newest = file if name not in ("features", "attention") else self.newest  # what the closing lines point at
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_image(f"pictures/{name}", picture_CHW, step)
@@ -68,9 +82,3 @@ def enlarged(picture_CHW: torch.Tensor, wanted: int = 480) -> torch.Tensor:
     """Whole pixels repeated until the picture is about ``wanted`` wide, so that small ones can be looked at."""
     scale = max(1, wanted // picture_CHW.shape[2])
     return picture_CHW.repeat_interleave(scale, 1).repeat_interleave(scale, 2)
-
-
-def shown_channels(picture_CHW: torch.Tensor) -> torch.Tensor:
-    """One or three channels to draw: three or more keep the first three, two are drawn as their mean."""
-    channels = picture_CHW.shape[0]
-    return picture_CHW if channels in (1, 3) else picture_CHW[:3] if channels > 3 else picture_CHW.mean(dim=0, keepdim=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mae_vlm.encoders.contact_sheet import contact_sheet
 from mae_vlm.encoders.towers import Features, Towers
 from mae_vlm.objectives.base import Objective
 from mae_vlm.objectives.parts.pixel_decoder import PixelDecoder
@@ -101,7 +102,7 @@ class Pixels(Objective):
             torch.where(hidden_BN1 > 0, predicted_BNP, patches_BNP),
         ]
         shown = [(unpatchify(patches, self.space) * self.std + self.mean).clamp(0, 1) for patches in columns]
-        return {"reconstruction": _contact_sheet(shown)}
+        return {"reconstruction": contact_sheet(shown)}
 
 
 def squared_error(predicted_BMP: Tensor, target_BMP: Tensor) -> Tensor:
@@ -115,10 +116,3 @@ def patch_statistics(patches_BMP: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and deviation of each patch's numbers, ``[B, M, 1]`` each: unbiased variance, 1e-6 added before the root."""
     variance, mean = torch.var_mean(patches_BMP, dim=-1, keepdim=True)
     return mean, (variance + 1e-6).sqrt()
-
-
-def _contact_sheet(columns: list[Tensor], gap: int = 2) -> Tensor:
-    """Pictures ``[B, C, H, W]`` per column to one white-ruled sheet ``[C, B * H, columns * W]``."""
-    padded = [torch.nn.functional.pad(column, (gap, gap, gap, gap), value=1.0) for column in columns]
-    rows_BCHW = torch.cat(padded, dim=3)
-    return torch.cat(list(rows_BCHW), dim=1)
