@@ -1,13 +1,14 @@
-"""The nouns that cross rooms: what a source yields, what a step receives, what an objective returns.
+"""The nouns that cross rooms: what a source yields, what a step receives, what an objective or a head returns.
 
 Shape letters used in this project (suffixes of tensor names):
     B pictures in a batch   C channels   H, W pixels down and across
     N patches of a picture  K visible patches   M hidden patches
-    T tokens in the encoder (prefix tokens and patches)   D width   P pixels of a patch (patch * patch * C)
+    T tokens in the encoder (prefix tokens and patches)   D width   P pixels of a patch (patch * patch * C)   L classes
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -37,8 +38,8 @@ class Question(NamedTuple):
 class Deferred(Protocol):
     """Masks that are still encoded: a run that needs no masks never decodes them."""
 
-    def decode(self) -> Tensor:
-        """The pixels; ValueError where they are damaged or not of the picture's size."""
+    def decode(self, objects: slice = slice(None)) -> Tensor:
+        """The pixels, of these objects where there are several; ValueError where they are damaged or not of the picture's size."""
         ...
 
 
@@ -80,6 +81,76 @@ class Broken(NamedTuple):
     reason: str
 
 
+class Frame(NamedTuple):
+    """How a prepared picture lies in the original one, all in pixels.
+
+    The window ``top, left, window_height, window_width`` of the original (``height`` x ``width``, as it is shown) fills the first ``rows``
+    and ``columns`` of the prepared picture, mirrored left to right or not; what is right of and below them is padding.
+    """
+
+    height: int
+    width: int
+    top: int
+    left: int
+    window_height: int
+    window_width: int
+    rows: int
+    columns: int
+    mirrored: bool = False
+
+    def inward(self, boxes_N4: Tensor) -> Tensor:
+        """Boxes (left, top, right, bottom) of the original, in pixels of the prepared picture; not clipped."""
+        down, across = self.rows / self.window_height, self.columns / self.window_width
+        left, top, right, bottom = boxes_N4.unbind(-1)
+        left, right = (left - self.left) * across, (right - self.left) * across
+        if self.mirrored:
+            left, right = self.columns - right, self.columns - left
+        return torch.stack([left, (top - self.top) * down, right, (bottom - self.top) * down], dim=-1)
+
+    def outward(self, boxes_N4: Tensor) -> Tensor:
+        """Boxes of the prepared picture in pixels of the original, clipped to it; undoes :meth:`inward` within the picture."""
+        down, across = self.window_height / self.rows, self.window_width / self.columns
+        left, top, right, bottom = boxes_N4.unbind(-1)
+        if self.mirrored:
+            left, right = self.columns - right, self.columns - left
+        left, right = (side * across + self.left for side in (left, right))
+        top, bottom = (side * down + self.top for side in (top, bottom))
+        across_N2, down_N2 = (torch.stack(pair, -1) for pair in ((left, right), (top, bottom)))
+        across_N2, down_N2 = across_N2.clamp(0, self.width), down_N2.clamp(0, self.height)
+        return torch.stack([across_N2[..., 0], down_N2[..., 0], across_N2[..., 1], down_N2[..., 1]], dim=-1)
+
+
+def _changed(nouns: Target | Batch, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """The fields that are tensors, changed."""
+    pairs = ((f.name, getattr(nouns, f.name)) for f in fields(nouns))
+    return {name: change(value) for name, value in pairs if isinstance(value, Tensor)}
+
+
+@dataclass
+class Target:
+    """What is known about one prepared picture of ``H`` x ``W`` pixels, in those pixels; what nobody asked for is None.
+
+    Attributes:
+        frame: how it lies in the original picture.
+        boxes: float32 ``[objects, 4]``: left, top, right, bottom, clipped to the picture; objects that the crop cut away are not there.
+        classes: int64 ``[objects]``.
+        crowds: bool ``[objects]``: the region holds many objects in one.
+        masks: bool ``[objects, H, W]``.
+        semantic: int16 ``[H, W]``: class numbers, -1 where nothing is known, in padding too.
+    """
+
+    frame: Frame
+    boxes: Tensor | None = None
+    classes: Tensor | None = None
+    crowds: Tensor | None = None
+    masks: Tensor | None = None
+    semantic: Tensor | None = None
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> Target:
+        """The same with every tensor changed."""
+        return replace(self, **_changed(self, change))
+
+
 @dataclass
 class Batch:
     """What one process receives for one (micro-)step.
@@ -87,7 +158,8 @@ class Batch:
     ``images_BCHW`` is uint8, or uint16 with ``data.bits`` 16: it is normalised on the device. ``keys_B`` (int64) stands for
     (seed, epoch, sample) and is the only source of chance in a step. ``real_B`` is False where a sample only fills up the last batch of a
     validation set and must count zero. ``labels_B`` is -1 where there is none. ``captions`` and ``questions`` are empty lists
-    where no picture of the batch has any. ``broken`` tells which samples could not be read and have a substitute here.
+    where no picture of the batch has any. ``targets`` holds one for each picture where a head asked for boxes, masks or semantic maps,
+    else it is empty. ``broken`` tells which samples could not be read and have a substitute here.
     """
 
     images_BCHW: Tensor
@@ -97,28 +169,28 @@ class Batch:
     ids: list[str] = field(default_factory=list)
     captions: list[tuple[str, ...]] = field(default_factory=list)
     questions: list[tuple[Question, ...]] = field(default_factory=list)
+    targets: list[Target] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
+    soft_labels_BL: Tensor | None = None
 
     def __len__(self) -> int:
         return self.images_BCHW.shape[0]
 
     def __getitem__(self, part: slice) -> Batch:
-        parts = {field.name: getattr(self, field.name)[part] for field in fields(self) if field.name != "broken"}
-        return replace(self, **parts)
+        whole = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "broken"}
+        return replace(self, **{name: value[part] for name, value in whole.items() if value is not None})
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory (torch's DataLoader calls this)."""
-        return replace(self, **{name: value.pin_memory() for name, value in self._tensors().items()})
+        return self._each(lambda value: value.pin_memory())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
         """The same batch on another device; to a GPU without waiting, which is safe from page-locked memory."""
         non_blocking = non_blocking or torch.device(device).type == "cuda"
-        moved = {name: value.to(device, non_blocking=non_blocking) for name, value in self._tensors().items()}
-        return replace(self, **moved)
+        return self._each(lambda value: value.to(device, non_blocking=non_blocking))
 
-    def _tensors(self) -> dict[str, Any]:
-        pairs = ((f.name, getattr(self, f.name)) for f in fields(self))
-        return {name: value for name, value in pairs if isinstance(value, Tensor)}
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        return replace(self, **_changed(self, change), targets=[target.each(change) for target in self.targets])
 
 
 @dataclass(frozen=True)
@@ -182,10 +254,14 @@ class Masking:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Features of one view: ``tokens_BTD`` = ``prefix`` class and register tokens, then patches, after the final norm."""
+    """Features of one view: ``tokens_BTD`` = ``prefix`` class and register tokens, then patches, after the final norm.
+
+    ``unnormed_BND`` are the patches alone before that norm, where the whole picture was seen: for heads with a norm of their own.
+    """
 
     tokens_BTD: Tensor
     prefix: int
+    unnormed_BND: Tensor | None = None
 
     @property
     def patches_BND(self) -> Tensor:
@@ -196,12 +272,71 @@ class Encoded:
         return self.tokens_BTD[:, : self.prefix]
 
 
+class Term(NamedTuple):
+    """One term of a head's loss as a sum, not yet a mean, and what it is a sum over.
+
+    ``sum`` (scalar) is over ``count`` (scalar, float) pictures, boxes or pixels of this batch; a batch with none has 0 and 0, still with
+    a gradient. The loss of an optimizer step is ``weight`` times all sums over all counts, of all processes and accumulated batches:
+    a mean of means would let a label weigh more where there are few of them.
+    """
+
+    sum: Tensor
+    count: Tensor
+    weight: float = 1.0
+
+    def mean(self, count: Tensor | None = None) -> Tensor:
+        """The sum over ``count``, its own unless another is given; 0 where there is nothing to count."""
+        count = self.count if count is None else count
+        return self.sum / torch.where(count > 0, count, torch.ones_like(count))
+
+
 @dataclass(frozen=True)
 class Loss:
-    """What an objective returns: a scalar to minimise and the named terms worth logging (detached scalars).
+    """What an objective or a head returns: a scalar to minimise and the named terms worth logging (detached scalars).
 
-    In validation ``value`` and the terms are means over the batch's real pictures, of which there are ``count``.
+    An objective's are means over the batch's pictures, in validation over the real ones. A head's are over what it counts in
+    this batch, and ``terms`` hold the same as sums, for a step that is made of several batches.
     """
 
     value: Tensor
     logs: dict[str, Tensor] = field(default_factory=dict)
+    terms: dict[str, Term] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, terms: dict[str, Term]) -> Loss:
+        """The loss of this batch alone."""
+        means = {name: term.mean() for name, term in terms.items()}
+        value = torch.stack([terms[name].weight * mean for name, mean in means.items()]).sum()
+        return cls(value, {name: mean.detach() for name, mean in means.items()}, terms)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a head makes of a batch, as its loss wants it: tensors by name, the pictures first in each (see the head's own page)."""
+
+    tensors: dict[str, Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a head says of one picture, on the CPU; positions are in pixels of the original picture as it is shown.
+
+    Attributes:
+        scores: float32 ``[classes]``: of the whole picture, from 0 to 1; of a regression, its values.
+        boxes: float32 ``[objects, 4]``: left, top, right, bottom, the last two exclusive.
+        object_scores: float32 ``[objects]``, the highest first; of ``boxes``, ``masks`` or both.
+        object_classes: int64 ``[objects]``.
+        masks: bool ``[objects, H, W]``.
+        semantic: uint8 or int16 ``[H, W]``: a class for every pixel.
+    """
+
+    id: str
+    scores: Tensor | None = None
+    boxes: Tensor | None = None
+    object_scores: Tensor | None = None
+    object_classes: Tensor | None = None
+    masks: Tensor | None = None
+    semantic: Tensor | None = None

@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mae_vlm.data.collection import FORMATS
+from mae_vlm.data.framing import Zoom
 from mae_vlm.data.parts import MIXTURE
 from mae_vlm.data.problems import RULES
+from mae_vlm.data.targets import BOXES, MASKS, SEMANTIC
 from mae_vlm.data.transforms import Augment
 from mae_vlm.types import sides
 
 if TYPE_CHECKING:
     from mae_vlm.data.module import Data
     from mae_vlm.data.sources.base import Source
+    from mae_vlm.data.summary import Summary
 
 ORDERS = ("auto", "full", "blocks")
 
@@ -59,7 +62,20 @@ def check_options(data: Data) -> None:
         value = getattr(data, option)
         if value is not None and value < 0:
             raise ValueError(f"data.{option} {value} must be at least 0")
+    if data.framing not in ("auto", "crop", "whole"):
+        raise ValueError(f"data.framing {data.framing} is unknown; use one of auto, crop, whole")
     Augment((8, 8), data.crop_scale, flip=data.flip)  # checks both
+    Zoom((8, 8), data.zoom)
+
+
+def check_known(data: Data, summary: Summary) -> None:
+    """The model's heads ask for no more than the collection knows."""
+    enough = {BOXES: {BOXES}, MASKS: {MASKS}, SEMANTIC: {SEMANTIC, MASKS}}
+    for want in sorted(data.wants):
+        if not summary.known & enough[want]:
+            has = ", ".join(sorted(summary.known)) or "pictures alone"
+            where = summary.path or "the generated scenes"
+            raise ValueError(f"the head needs {want}, which {where} ({summary.format}) does not hold: {has}; give it with data.annotations")
 
 
 def check_fit(data: Data, channels: int, train: Source) -> None:

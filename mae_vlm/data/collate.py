@@ -11,7 +11,7 @@ from torch import Tensor
 from mae_vlm.data.sampler import Draw
 from mae_vlm.data.split import name_hash
 from mae_vlm.tokens.chance import key_of
-from mae_vlm.types import Batch, Broken, Sample
+from mae_vlm.types import Batch, Broken, Sample, Target
 
 
 def sample_key(seed: int, epoch: int, id: str) -> int:
@@ -20,12 +20,16 @@ def sample_key(seed: int, epoch: int, id: str) -> int:
 
 
 class Ready(NamedTuple):
-    """A sample whose picture is prepared: its key and final pixels ``[C, H, W]``; ``counts`` is False for some substitutes."""
+    """A sample whose picture is prepared: its key and final pixels ``[C, H, W]``; ``counts`` is False for some substitutes.
+
+    ``target`` is what is known about it in those pixels, where somebody asked.
+    """
 
     sample: Sample
     key: int
     pixels_CHW: Tensor
     counts: bool = True
+    target: Target | None = None
 
 
 def collate(ready: Sequence[Ready], draws: Sequence[Draw], broken: Sequence[Broken] = ()) -> Batch:
@@ -39,6 +43,7 @@ def collate(ready: Sequence[Ready], draws: Sequence[Draw], broken: Sequence[Brok
         ids=[sample.id for sample in samples],
         captions=[sample.captions for sample in samples] if any(sample.captions for sample in samples) else [],
         questions=[sample.questions for sample in samples] if any(sample.questions for sample in samples) else [],
+        targets=[item.target for item in ready if item.target is not None],
         broken=list(broken),
     )
 

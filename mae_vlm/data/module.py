@@ -8,16 +8,17 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
 from mae_vlm.data.cache import PixelCache
-from mae_vlm.data.checks import check_fit, check_options
-from mae_vlm.data.decode import Form
+from mae_vlm.data.checks import check_fit, check_known, check_options
 from mae_vlm.data.fingerprint import fingerprint
+from mae_vlm.data.framing import Fit, Zoom
 from mae_vlm.data.loading import check_same, loader, order_in_words, training_shuffle
 from mae_vlm.data.parts import Ingredient, Parts, open_files, open_mixture, open_scenes
 from mae_vlm.data.problems import Problems
 from mae_vlm.data.reader import Reader, most_broken
 from mae_vlm.data.sampler import InTurn, Order
 from mae_vlm.data.sources.base import Columns, Source
-from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, automatic_workers, channel_moments, typical_size
+from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, automatic_workers, summarise
+from mae_vlm.data.targets import PAINTED, SEMANTIC
 from mae_vlm.data.transforms import Augment, Resize, Transform
 from mae_vlm.types import Batch, sides
 
@@ -28,8 +29,9 @@ _MOST_AT_ONCE = 256  # pictures of a validation batch, for each process
 class Data(LightningDataModule):
     """Pictures of any collection as batches of uint8 ``[B, channels, height, width]`` (see ``mae_vlm.types.Batch``).
 
-    Training crops and flips at random, validation resizes and crops the centre. Which pictures make step s of epoch e, and how each is
-    cropped, depends on ``seed``, s and e alone: not on processes, workers or accumulation. Run the Trainer with
+    Training crops and flips at random, validation resizes and crops the centre. Where a head asks for boxes, masks or semantic maps
+    (``wants``), pictures keep their shape on a canvas, and ``Batch.targets`` moves along. Which pictures make step s of epoch e, and how
+    each is cropped, depends on ``seed``, s and e alone: not on processes, workers or accumulation. Run the Trainer with
     ``use_distributed_sampler=False``.
 
     Args:
@@ -55,6 +57,8 @@ class Data(LightningDataModule):
         order: How an epoch is shuffled: full, or blocks (shards or row groups in another order, and four at a time as one: for slow or
             remote disks). auto is full, but blocks for remote shards and tables too large for memory.
         crop_scale: Smallest and largest share of a picture's area that a training crop takes.
+        framing: crop, or whole (pictures keep their shape on a canvas). auto is whole where a head asks for boxes, masks or semantic maps.
+        zoom: Smallest and largest factor of the size at which a whole training picture just fits; larger ones are cut to the canvas.
         flip: Probability that a training picture is mirrored left to right.
         mean: Mean of each channel, of pixels in [0, 1], for the normalisation on the device. Automatic: ImageNet's.
         std: Standard deviation of each channel, likewise.
@@ -88,6 +92,8 @@ class Data(LightningDataModule):
         num_workers: int | None = None,
         order: str = "auto",
         crop_scale: tuple[float, float] = (0.2, 1.0),
+        framing: str = "auto",
+        zoom: tuple[float, float] = (0.5, 2.0),
         flip: float = 0.5,
         mean: list[float] | None = None,
         std: list[float] | None = None,
@@ -109,7 +115,8 @@ class Data(LightningDataModule):
         self.mixture = [one if isinstance(one, Ingredient) else Ingredient(**dict(one)) for one in mixture or []]
         self.image_size, self.channels, self.bits, self.value_range = image_size, channels, bits, value_range
         self.batch_size, self.num_workers, self.order = batch_size, num_workers, order
-        self.crop_scale, self.flip, self.mean, self.std = crop_scale, flip, mean, std
+        self.crop_scale, self.framing, self.zoom, self.flip, self.mean, self.std = crop_scale, framing, zoom, flip, mean, std
+        self.wants: frozenset[str] = frozenset()  # of boxes, masks and semantic: what the model's heads ask for
         self.columns = Columns(image_column, label_column, caption_column, question_column, answer_column, split_column)
         self.bad_annotations, self.max_broken, self.allow_changes = bad_annotations, max_broken, allow_changes
         self.scenes, self.val_scenes, self.seed = scenes, val_scenes, seed or 0
@@ -129,23 +136,8 @@ class Data(LightningDataModule):
             ValueError: the path does not exist or holds no picture, or an option does not fit it.
         """
         if self._summary is None:
-            sources = self._opened()
-            height, width, channels, bits = typical_size(sources["train"])
-            form = Form(self.channels or channels, self.bits or bits, self.value_range)
-            self._summary = Summary(
-                path=self.path or " + ".join(one.name for one in self.mixture) or None,
-                format=self._found().format,
-                train=len(sources["train"]),
-                val=len(sources["val"]) if "val" in sources else 0,
-                test=len(sources["test"]) if "test" in sources else 0,
-                height=height,
-                width=width,
-                channels=channels,
-                classes=sources["train"].classes,
-                split=self._found().split,
-                bits=bits,
-                moments=None if form in (Form(1), Form(3)) else channel_moments(sources["train"], form),
-            )
+            found, name = self._found(), self.path or " + ".join(one.name for one in self.mixture) or None
+            self._summary = summarise(found.sources, name, found.format, found.split, (self.channels, self.bits, self.value_range))
         return self._summary
 
     def adopt(self, other: Data) -> None:
@@ -195,6 +187,7 @@ class Data(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Opens the collection and checks that the options fit it; called by Lightning on every process."""
         check_fit(self, self.channels or self.inspect().channels, self._opened()["train"])
+        check_known(self, self.inspect())
         if stage in (None, "fit"):
             self._order = self._train_order()
 
@@ -205,7 +198,8 @@ class Data(LightningDataModule):
         assert self._order is not None
         if self._resumed is not None:
             self._order.resume(*self._resumed)
-        return self._loader("train", Augment(self.size, self.crop_scale, flip=self.flip), self._order)
+        zoom, crop = Zoom(self.size, self.zoom, self.flip), Augment(self.size, self.crop_scale, flip=self.flip)
+        return self._loader("train", zoom if self._whole else crop, self._order)
 
     def val_dataloader(self) -> DataLoader[Batch] | list[Any]:
         """The validation pictures, each once; an empty list where there are none."""
@@ -281,7 +275,7 @@ class Data(LightningDataModule):
         share = max(1, min(_MOST_AT_ONCE, batch_size // (world * accumulation)))  # no gradients, but unmasked: a training batch may not fit
         share += share % 2  # pairs of neighbours, which some metrics compare, stay in one process
         order = Order(InTurn(len(self._opened()[part])), share * world, world, rank, drop_last=False)
-        return self._loader(part, Resize(self.size), order)
+        return self._loader(part, Fit(self.size) if self._whole else Resize(self.size), order)
 
     def _loader(self, part: str, transform: Transform, order: Order) -> DataLoader[Batch]:
         world, source = self._processes()[0], self._opened()[part]
@@ -290,8 +284,14 @@ class Data(LightningDataModule):
         shape, bits = (self.channels or summary.channels, summary.height, summary.width), self.bits or summary.bits
         cache = PixelCache(len(source), shape, bits) if PixelCache.fits(len(source), shape, bits) else None
         patience = most_broken(len(source), self.max_broken)
-        reader = Reader(source, transform, self.seed, shape[0], cache, patience, part == "train", bits, self.value_range)
+        painted = SEMANTIC in self.wants and SEMANTIC not in summary.known
+        wants = self.wants - {SEMANTIC} | {PAINTED} if painted else self.wants
+        reader = Reader(source, transform, self.seed, shape[0], cache, patience, part == "train", bits, self.value_range, wants)
         return loader(reader, order, workers, shape[0] * self.size[0] * self.size[1] * bits // 8)
+
+    @property
+    def _whole(self) -> bool:
+        return self.framing == "whole" or (self.framing == "auto" and bool(self.wants))
 
     def _processes(self) -> tuple[int, int, int]:
         """(processes, this one's rank, accumulated steps) of the trainer; (1, 0, 1) without one."""

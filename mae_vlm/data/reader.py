@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from mae_vlm.data.collate import Ready, collate, sample_key
 from mae_vlm.data.decode import Form, Picture
 from mae_vlm.data.sampler import Draw
 from mae_vlm.data.sources.base import Source
-from mae_vlm.data.transforms import Transform, apply
+from mae_vlm.data.targets import target_of
+from mae_vlm.data.transforms import Transform, apply, filled
 from mae_vlm.types import Batch, Broken, Sample
 
 _FEW = 10  # broken pictures that stop no run
@@ -44,6 +46,7 @@ class Reader(Dataset[Batch]):
             last good picture stands in, so that the run lives long enough to say why it stops.
         substitutes_count: whether a substitute is ``real``: in training, but not where each picture counts once.
         bits, value_range: as in :class:`mae_vlm.data.form.Form`.
+        wants: what ``Batch.targets`` holds, of boxes, masks and semantic; nothing else is decoded.
 
     Raises:
         ValueError: no picture can be read.
@@ -60,7 +63,9 @@ class Reader(Dataset[Batch]):
         substitutes_count: bool = True,
         bits: int = 8,
         value_range: tuple[float, float] | None = None,
+        wants: frozenset[str] = frozenset(),
     ) -> None:
+        self.wants = wants
         self.source, self.transform, self.seed, self.cache = source, transform, seed, cache
         self.form = Form(channels, bits, value_range)
         self.patience, self.substitutes_count = len(source) if patience is None else min(_PATIENCE, patience), substitutes_count
@@ -110,12 +115,19 @@ class Reader(Dataset[Batch]):
     def _prepare(self, index: int, epoch: int) -> Ready:
         if self.cache:
             sample, pixels = self._cached(index)
+            height, width = pixels.shape[1:]
             key = sample_key(self.seed, epoch, sample.id)
-            return Ready(sample, key, apply(pixels, self.transform.plan(pixels.shape[1], pixels.shape[2], key)))
-        sample = self.source[index]
-        key = sample_key(self.seed, epoch, sample.id)
-        picture = Picture(sample.image, self.form, sample.id)
-        return Ready(sample, key, picture.crop(self.transform.plan(picture.height, picture.width, key)))
+            crop = self.transform.plan(height, width, key)
+            pixels_CHW = apply(pixels, crop)
+        else:
+            sample = self.source[index]
+            key = sample_key(self.seed, epoch, sample.id)
+            picture = Picture(sample.image, self.form, sample.id)
+            height, width = picture.height, picture.width
+            crop = self.transform.plan(height, width, key)
+            pixels_CHW = picture.crop(crop)
+        target = target_of(sample, crop, height, width, self.wants) if self.wants else None
+        return Ready(sample, key, filled(pixels_CHW, crop), target=target)
 
     def _cached(self, index: int) -> tuple[Sample, Tensor]:
         """The whole picture, which any worker may have decoded before, and the words that this one may have read before."""
@@ -123,7 +135,8 @@ class Reader(Dataset[Batch]):
         pixels, known = self.cache.get(index), self._known.get(index)
         if known is None or pixels is None:
             sample = self.source[index]
-            known = self._known[index] = Sample(sample.id, b"", sample.label, sample.captions, sample.questions)
+            words = Sample(sample.id, b"", sample.label, sample.captions, sample.questions)
+            known = self._known[index] = replace(sample, image=b"") if self.wants else words
             if pixels is None:
                 pixels = Picture(sample.image, self.form, sample.id).pixels()
                 self.cache.put(index, pixels)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from statistics import median
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mae_vlm.data.decode import Form, Header, Picture, header
 from mae_vlm.data.sources.base import Source
+from mae_vlm.data.targets import BACKGROUND, BOXES, MASKS, SEMANTIC
 from mae_vlm.data.transforms import Resize
 
 _HEADERS = 64  # pictures looked at
@@ -42,6 +44,15 @@ class Summary:
     split: str
     bits: int = 8
     moments: tuple[list[float], list[float]] | None = None
+    object_classes: list[str] | None = None
+    known: frozenset[str] = frozenset()
+
+    @property
+    def semantic_classes(self) -> list[str] | None:
+        """Names of the numbers in semantic maps: the collection's own, or those painted from masks of objects, background first."""
+        if self.object_classes is None or SEMANTIC in self.known:
+            return self.object_classes
+        return [BACKGROUND, *self.object_classes] if MASKS in self.known else None
 
     def describe(self) -> str:
         """One line for the log."""
@@ -49,6 +60,50 @@ class Summary:
         counts = f"{self.train:,} training, {self.val:,} validation, {self.test:,} test pictures"
         look = f"{self.height} x {self.width} (median), {self.channels} channels{' of 16 bits' * (self.bits > 8)}{classes}"
         return f"data: {self.path or 'generated scenes'}: {counts}, {look}; validation: {self.split}"
+
+
+def summarise(
+    sources: dict[str, Source], path: str | None, format: str, split: str, wanted: tuple[int | None, int | None, tuple[float, float] | None]
+) -> Summary:
+    """The summary of the parts of a collection; ``wanted`` are the channels, bits and value range that the user set.
+
+    Raises:
+        ValueError: no picture can be read.
+    """
+    train = sources["train"]
+    height, width, channels, bits = typical_size(train)
+    form = Form(wanted[0] or channels, wanted[1] or bits, wanted[2])
+    counts = {part: len(sources[part]) if part in sources else 0 for part in ("train", "val", "test")}
+    return Summary(
+        path=path,
+        format=format,
+        **counts,
+        height=height,
+        width=width,
+        channels=channels,
+        classes=train.classes,
+        split=split,
+        bits=bits,
+        moments=None if form in (Form(1), Form(3)) else channel_moments(train, form),
+        object_classes=train.object_classes,
+        known=_known(train),
+    )
+
+
+def _known(source: Source) -> frozenset[str]:
+    """What the samples looked at have beside the picture."""
+    known = set()
+    for index in _spread(source):
+        try:
+            sample = source[index]
+        except (ValueError, OSError):
+            continue  # the reader names it
+        known |= {name for name in ("captions", "questions", BOXES, MASKS, SEMANTIC) if _there(getattr(sample, name))}
+    return frozenset(known)
+
+
+def _there(value: Any) -> bool:
+    return value is not None and (not isinstance(value, tuple) or len(value) > 0)
 
 
 def typical_size(source: Source) -> tuple[int, int, int, int]:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from mae_vlm.tokens.chance import key_of
+from mae_vlm.types import Frame
 
 _TRIES = 10
 _STEP = 2.0**-32
 
 
-def _pair(key: int, counter: int) -> tuple[float, float]:
+def pair(key: int, counter: int) -> tuple[float, float]:
     """Two numbers in [0, 1) of 32 bits each, from one hash."""
     word = key_of(key, counter)
     return (word >> 32 & 0xFFFF_FFFF) * _STEP, (word & 0xFFFF_FFFF) * _STEP
@@ -37,7 +38,8 @@ class Window(NamedTuple):
 class Crop(NamedTuple):
     """What becomes of a picture: this window of it, at ``height`` x ``width``, mirrored left to right or not.
 
-    ``exact`` asks for every pixel of the window; otherwise a file may be decoded at a reduced size that is no smaller.
+    ``exact`` asks for every pixel of the window; otherwise a file may be decoded at a reduced size that is no smaller. With a ``canvas``
+    (height, width) the result is its upper left part, and the rest is filled up.
     """
 
     window: Window
@@ -45,6 +47,11 @@ class Crop(NamedTuple):
     width: int
     mirrored: bool = False
     exact: bool = False
+    canvas: tuple[int, int] | None = None
+
+    def frame(self, height: int, width: int) -> Frame:
+        """How the result lies in the whole picture of ``height`` x ``width`` pixels."""
+        return Frame(height, width, *self.window, self.height, self.width, self.mirrored)
 
 
 class Transform(Protocol):
@@ -60,6 +67,16 @@ def apply(image_CHW: Tensor, crop: Crop) -> Tensor:
     top, left, height, width = crop.window
     cut_CHW = resample(image_CHW[:, top : top + height, left : left + width], crop.height, crop.width)
     return cut_CHW.flip(2) if crop.mirrored else cut_CHW
+
+
+def filled(image_CHW: Tensor, crop: Crop) -> Tensor:
+    """The result of a crop on its canvas, where it has one: what is not covered is mid-grey, about zero once pictures are normalised."""
+    if crop.canvas is None or image_CHW.shape[1:] == crop.canvas:
+        return image_CHW
+    grey = 127 if image_CHW.dtype == torch.uint8 else 32767
+    canvas_CHW = torch.full((len(image_CHW), *crop.canvas), grey, dtype=image_CHW.dtype)
+    canvas_CHW[:, : crop.height, : crop.width] = image_CHW
+    return canvas_CHW
 
 
 def resample(image_CHW: Tensor, height: int, width: int, span: tuple[float, float] | None = None) -> Tensor:
@@ -131,7 +148,7 @@ class Augment:
 
     def flips(self, key: int) -> bool:
         """Whether the picture of this key is mirrored left to right."""
-        return _pair(key, 0)[0] < self.flip
+        return pair(key, 0)[0] < self.flip
 
     def window(self, height: int, width: int, key: int) -> Window:
         """Where in a picture of ``height`` x ``width`` pixels it is cut out.
@@ -140,12 +157,12 @@ class Augment:
         """
         low, high = self._logs
         for attempt in range(_TRIES):
-            share, bend = _pair(key, 2 * attempt + 1)
+            share, bend = pair(key, 2 * attempt + 1)
             area = height * width * (self.scale[0] + (self.scale[1] - self.scale[0]) * share)
             shape = math.exp(low + (high - low) * bend)
             w, h = round(math.sqrt(area * shape)), round(math.sqrt(area / shape))
             if 0 < w <= width and 0 < h <= height:
-                down, across = _pair(key, 2 * attempt + 2)
+                down, across = pair(key, 2 * attempt + 2)
                 free = Window(int(down * (height - h + 1)), int(across * (width - w + 1)), h, w)
                 factor = reduction(free, *self.size)
                 return free._replace(top=free.top // factor * factor, left=free.left // factor * factor)

@@ -183,7 +183,7 @@ class Renumbered:
     moves: list[int] | None
     classes: int
 
-    def decode(self) -> Tensor:
+    def decode(self, objects: slice = slice(None)) -> Tensor:
         """As ``Sample.semantic``; errors as those of the mask."""
         own_HW = self.semantic if isinstance(self.semantic, Tensor) else self.semantic.decode()
         unknown_HW = own_HW == 255 if own_HW.dtype == torch.uint8 else own_HW < 0

@@ -33,12 +33,12 @@ class Segmentations:
     file: Path
     spots_N2: NDArray[np.int64]
 
-    def decode(self) -> Tensor:
+    def decode(self, objects: slice = slice(None)) -> Tensor:
         """Bool ``[objects, H, W]``; ValueError where one is damaged or of another size than the picture as it is shown."""
         height, width = shown_size(self.image, self.id)
         if all(self.size) and self.size != (height, width):
             raise ValueError(f"{self.id}: masks are {self.size[1]} x {self.size[0]}, picture {width} x {height}; correct {self.file}")
-        spots = [(int(start), int(end)) for start, end in self.spots_N2]
+        spots = [(int(start), int(end)) for start, end in self.spots_N2[objects]]
         masks = np.empty((len(spots), height, width), np.bool_)
         for mask_HW, annotation in zip(masks, value_at(self.file, spots), strict=True):
             try:

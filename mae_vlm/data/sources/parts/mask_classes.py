@@ -32,7 +32,7 @@ class ClassNumbers:
     classes: int
     binary: bool = False
 
-    def decode(self) -> Tensor:
+    def decode(self, objects: slice = slice(None)) -> Tensor:
         """As ``Sample.semantic``; ValueError where the file is damaged, of another size, or holds a class that there is not."""
         numbers_HW = read_numbers(self.file, self.id, shown_size(self.image, self.id), colours=False)
         nothing, kind = unlabelled(self.classes)

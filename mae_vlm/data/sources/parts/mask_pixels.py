@@ -28,14 +28,15 @@ class ObjectPixels:
     marks_N: NDArray[np.int64]
     complete: bool = False
 
-    def decode(self) -> Tensor:
+    def decode(self, objects: slice = slice(None)) -> Tensor:
         """Bool ``[objects, H, W]``; ValueError where the file is damaged, of another size, or lacks an object."""
+        marks_N = self.marks_N[objects]
         numbers_HW = read_numbers(self.file, self.id, shown_size(self.image, self.id))
-        masks = torch.from_numpy(numbers_HW[None] == self.marks_N[:, None, None])
+        masks = torch.from_numpy(numbers_HW[None] == marks_N[:, None, None])
         if self.complete:
             there_N = masks.flatten(1).any(1)
             if not there_N.all():
-                lost = int(self.marks_N[int((~there_N).nonzero()[0])])
+                lost = int(marks_N[int((~there_N).nonzero()[0])])
                 raise ValueError(f"{self.id}: segment {lost} has no pixel in {self.file.name}; correct the annotation")
         return masks
 
@@ -51,7 +52,7 @@ class ClassPixels:
     numbers_K: NDArray[np.int64]
     classes: int
 
-    def decode(self) -> Tensor:
+    def decode(self, objects: slice = slice(None)) -> Tensor:
         """As ``Sample.semantic``; ValueError where the file is damaged or of another size."""
         pixels_HW = read_numbers(self.file, self.id, shown_size(self.image, self.id))
         nothing, kind = unlabelled(self.classes)

@@ -98,20 +98,20 @@ class RunLengths:
     def __len__(self) -> int:
         return len(self.counts)
 
-    def decode(self) -> Tensor:
+    def decode(self, objects: slice = slice(None)) -> Tensor:
         """Bool ``[objects, H, W]``.
 
         Raises:
             ValueError: run lengths do not fill the size, or the size is not the picture's.
         """
-        height, width = self.size
+        (height, width), wanted = self.size, self.counts[objects]
         shown = self.size if self._image is None else shown_size(self._image, self.name)
         if shown != self.size:
             raise ValueError(f"{self.name}: masks of {width} x {height} pixels for a picture of {shown[1]} x {shown[0]}")
-        if min(height, width) < 1 or len(self.counts) * height * width > _MOST_PIXELS:
-            raise ValueError(f"{self.name}: {len(self.counts)} masks of {width} x {height} pixels are none, or too many to be decoded")
-        masks_NHW = np.empty((len(self.counts), height, width), dtype=np.bool_)
-        for number, counts in enumerate(self.counts):
+        if min(height, width) < 1 or len(wanted) * height * width > _MOST_PIXELS:
+            raise ValueError(f"{self.name}: {len(wanted)} masks of {width} x {height} pixels are none, or too many to be decoded")
+        masks_NHW = np.empty((len(wanted), height, width), dtype=np.bool_)
+        for number, counts in enumerate(wanted):
             runs = _runs(counts)
             if (runs < 0).any() or runs.sum() != height * width:
                 raise ValueError(f"{self.name}: run lengths of mask {number} do not fill {width} x {height} pixels")

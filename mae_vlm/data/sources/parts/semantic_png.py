@@ -37,7 +37,7 @@ class SemanticPng:
     def __init__(self, data: bytes, name: str, image: bytes | Path | Tensor | None = None) -> None:
         self.data, self.name, self._image = data, name, image
 
-    def decode(self) -> Tensor:
+    def decode(self, objects: slice = slice(None)) -> Tensor:
         """uint8 ``[H, W]``, or int16 with -1 where nothing is known.
 
         Raises:
