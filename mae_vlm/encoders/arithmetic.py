@@ -1,11 +1,16 @@
 """Arithmetic of a masked pretraining step, in closed form.
 
-Matrix products only, one multiply-add as two operations, no recomputation: what ``torch.utils.flop_counter`` counts.
+Matrix products only, one multiply-add as two operations, no recomputation: what ``torch.utils.flop_counter`` counts with attention
+as plain products (its fused kernels redo the scores backward). A step is thrice its forward pass: each product has two of its size
+backward, but for the patch embedding, whose input needs no gradient. Recomputing activations adds work and no arithmetic here.
 A pre-norm block of width D on n tokens: 24 n D^2 (qkv 6, projection 2, MLP 16 at ratio 4) + 4 n^2 D (scores and values).
 """
 
 from __future__ import annotations
 
+from torch import nn
+
+from mae_vlm.encoders.vit import Vit
 from mae_vlm.types import TokenSpace
 
 
@@ -14,10 +19,32 @@ def block(tokens: int, width: int, mlp_ratio: float = 4.0) -> float:
     return (8 + 4 * mlp_ratio) * tokens * width**2 + 4 * tokens**2 * width
 
 
+def linear(layer: nn.Linear, tokens: int) -> int:
+    """Operations of a linear layer, forward."""
+    return 2 * tokens * layer.in_features * layer.out_features
+
+
+def blocks(module: nn.Module, tokens: int) -> int:
+    """Operations of self-attention and linear layers, all those in ``module``, each over ``tokens`` tokens, forward."""
+    count = 0
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            count += linear(part, tokens)
+        elif isinstance(heads := getattr(part, "num_heads", None), int):  # timm's attention of either family
+            count += 4 * tokens**2 * heads * int(part.head_dim)  # type: ignore[arg-type]
+    return count
+
+
+def encoder_step(encoder: Vit, patches: int) -> int:
+    """Operations per picture of a training pass, forward and backward, through ``encoder`` on ``patches`` patches of a picture."""
+    embed = 2 * patches * encoder.space.patch_pixels * encoder.width
+    return 3 * (embed + blocks(encoder.vit.blocks, patches + encoder.prefix)) - embed
+
+
 def masked_step(
     space: TokenSpace, visible: int, width: int, depth: int, decoder_width: int, decoder_depth: int, prefix: int = 1, mlp_ratio: float = 4.0
 ) -> float:
-    """Operations per picture of one MAE training step, forward and backward (thrice forward, less the gradient of the pixels)."""
+    """Operations per picture of one MAE training step, forward and backward, from sizes alone (before a model is built)."""
     tokens, all_tokens = visible + prefix, space.patches + prefix
     embed = 2 * visible * space.patch_pixels * width
     encoder = depth * block(tokens, width, mlp_ratio)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -13,6 +14,9 @@ from mae_vlm.types import Batch, Loss
 class Objective(nn.Module, ABC):
     """One training signal. Owns its own weights; reads sizes from the towers when built and keeps no reference to them.
 
+    Attributes:
+        views: the passes of ``Features`` that it trains through, ``masked`` or ``full`` or both; the learner counts their arithmetic.
+
     Args:
         towers: the encoders it will see through ``Features``; ``self.towers = towers`` would register their weights twice.
         weight: factor of its loss in the sum, at least 0.
@@ -20,6 +24,8 @@ class Objective(nn.Module, ABC):
     Raises:
         ValueError: a negative weight.
     """
+
+    views: ClassVar[tuple[str, ...]] = ("masked",)
 
     def __init__(self, towers: Towers, weight: float = 1.0) -> None:
         super().__init__()
@@ -33,6 +39,13 @@ class Objective(nn.Module, ABC):
 
     def after_step(self) -> None:
         """Called after each optimizer step, for queues and momentum."""
+
+    def flops_per_image(self, visible: int) -> int:
+        """Operations per picture of a training step in its own weights, forward and backward, with ``visible`` patches unmasked.
+
+        Matrix products, a multiply-add as two; the towers' are counted by the learner. 0 where it has no products of its own.
+        """
+        return 0
 
     def pictures(self, features: Features, batch: Batch) -> dict[str, Tensor]:
         """Named pictures of what it learns, float in [0, 1] ``[C, H, W]``; none by default."""

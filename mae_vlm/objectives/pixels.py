@@ -8,6 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mae_vlm.encoders.arithmetic import blocks, linear
 from mae_vlm.encoders.contact_sheet import contact_sheet
 from mae_vlm.encoders.towers import Features, Towers
 from mae_vlm.objectives.base import Objective
@@ -81,6 +82,12 @@ class Pixels(Objective):
             return patches_BMP
         mean, deviation = patch_statistics(patches_BMP)
         return (patches_BMP - mean) / deviation
+
+    def flops_per_image(self, visible: int) -> int:
+        decoder, patches = self.decoder, self.space.patches
+        embed = linear(decoder.decoder_embed, visible + decoder.prefix)
+        predict = linear(decoder.decoder_pred, patches - visible)
+        return 3 * (embed + blocks(decoder.decoder_blocks, patches + decoder.prefix) + predict)
 
     @torch.no_grad()
     def pictures(self, features: Features, batch: Batch) -> dict[str, Tensor]:
