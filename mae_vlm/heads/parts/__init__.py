@@ -1,0 +1,1 @@
+"""What several heads and the probes share, as plain functions."""
