@@ -17,6 +17,8 @@ from torch import Tensor
 
 from mae_vlm import storage
 from mae_vlm.callbacks.checkpoint import Checkpoint
+from mae_vlm.callbacks.ema import Ema
+from mae_vlm.callbacks.expendable import expendable
 from mae_vlm.types import Batch
 
 REPORT = "bad_steps.jsonl"
@@ -63,14 +65,27 @@ class Guard(Callback):
         self._row: list[int] = []
         self._losses: deque[float] = deque(maxlen=_HISTORY)
 
-    def state_dict(self) -> dict[str, int]:
-        return {"skipped": self.skipped, "spikes": self.spikes, "rolled_back": self.rolled_back}
+    def state_dict(self) -> dict[str, Any]:
+        counts = {"skipped": self.skipped, "spikes": self.spikes, "rolled_back": self.rolled_back}
+        return counts | {"row": self._row, "losses": [*self._losses], "unread": [_read(step) for step in self._unread]}
 
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped, self.spikes, self.rolled_back = (state_dict[name] for name in ("skipped", "spikes", "rolled_back"))
+        self._row = list(state_dict.get("row", []))
+        self._losses = deque(state_dict.get("losses", []), maxlen=_HISTORY)
+        self._unread = [_unread(step, torch.device("cpu")) for step in state_dict.get("unread", [])]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._unread = [_unread(_read(step), pl_module.device) for step in self._unread]
+        self._ids = []
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Batch, batch_idx: int) -> None:
         self._ids.extend(batch.ids)
+
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
+        if loss.requires_grad:  # a loss that is not finite makes every gradient so, on all processes, even where its own would be finite
+            healthy = 1 + 0 * loss.detach()
+            loss.register_hook(lambda gradient: gradient * healthy)  # type: ignore[no-untyped-call]
 
     def on_before_optimizer_step(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer) -> None:
         norm = torch.nn.utils.get_total_norm([p.grad for p in pl_module.parameters() if p.grad is not None])
@@ -94,7 +109,8 @@ class Guard(Callback):
         """Read the flags of the steps since the last look, in one transfer."""
         steps, self._unread = self._unread, []
         norms = torch.stack([step.norm for step in steps]).tolist()
-        losses = torch.stack([step.terms.get("train/loss", step.norm) for step in steps]).tolist()
+        losses_S = torch.stack([step.terms.get("train/loss", step.norm) for step in steps])
+        losses = (trainer.strategy.reduce(losses_S, reduce_op="mean") if trainer.world_size > 1 else losses_S).tolist()
         for step, norm, loss in zip(steps, norms, losses, strict=True):
             if math.isfinite(norm):
                 self._row = []
@@ -114,11 +130,12 @@ class Guard(Callback):
             usual = median(abs(one - middle) for one in self._losses)
             if loss > middle + self.spike * max(usual, 1e-3 * abs(middle)):
                 self.spikes += 1
-                self._write(trainer, [self._facts(trainer, step, norm)], "spike")
-        self._losses.append(loss)
+                self._tell(trainer, step, norm, "spike")
+        if math.isfinite(loss):
+            self._losses.append(loss)
 
     def _tell(self, trainer: pl.Trainer, step: _Step, norm: float, kind: str) -> None:
-        """Facts of a bad step from all processes; every one of them comes here at the same step."""
+        """Facts of a step from all processes; every one of them comes here at the same step."""
         facts: list[Any] = [self._facts(trainer, step, norm)]
         if trainer.world_size > 1:
             own, facts = facts[0], [None] * trainer.world_size
@@ -141,7 +158,7 @@ class Guard(Callback):
         if not trainer.is_global_zero or self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / REPORT).open("a") as file:
+        with expendable(str(self.folder / REPORT)), (self.folder / REPORT).open("a") as file:
             for one in facts:
                 file.write(json.dumps({"kind": kind, **one}) + "\n")
 
@@ -159,6 +176,8 @@ class Guard(Callback):
         content = trainer.strategy.load_checkpoint(good, weights_only=True)
         trainer.strategy.load_model_state_dict(content, strict=True)
         trainer.strategy.load_optimizer_state_dict(content)
+        for average in (one for one in trainer.callbacks if isinstance(one, Ema) and one.weights):  # type: ignore[attr-defined]
+            average.go_back(content["callbacks"][average.state_key])
         if trainer.is_global_zero:
             print(
                 f"steps {first} to {trainer.global_step - 1} had no finite gradient: weights and optimizer are those of {good} again "
@@ -175,3 +194,14 @@ class Guard(Callback):
             if file.name.startswith("step_") and int(file.stem.removeprefix("step_")) <= first and storage.damage(file) is None:
                 return str(file)
         return None
+
+
+def _read(step: _Step) -> dict[str, Any]:
+    """A step as plain numbers, for a checkpoint; waits for the device."""
+    terms = {name: value.item() for name, value in step.terms.items()}
+    return step._asdict() | {"norm": step.norm.item(), "terms": terms}
+
+
+def _unread(step: dict[str, Any], device: torch.device) -> _Step:
+    numbers = {name: torch.tensor(value, device=device) for name, value in step["terms"].items()}
+    return _Step(**step | {"norm": torch.tensor(step["norm"], device=device), "terms": numbers})

@@ -23,12 +23,13 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("source", metavar="RUN", help="a run folder, or a .ckpt file")
     parser.add_argument("--to", required=True, choices=["timm"], help="timm: config.json and model.safetensors for timm's local-dir: names")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write; nothing in it is overwritten")
+    parser.add_argument("--weights", default="raw", choices=["raw", "ema"], help="raw: as trained (default); ema: their moving average")
     options = parser.parse_args(arguments)
 
     from mae_vlm.convert import native, timm  # torch is imported only now: the help above must not wait for it
 
     try:
-        files = timm.write(native.read_encoder(options.source), options.out)
+        files = timm.write(native.read_encoder(options.source, options.weights), options.out)
     except (ValueError, OSError) as problem:
         print(f"mae_vlm: error: {problem}", file=sys.stderr)
         return 1

@@ -51,11 +51,14 @@ def test_a_bad_step_moves_nothing_and_is_written_down(tmp_path, processes):
 
 
 def test_three_in_a_row_go_back_to_the_last_good_checkpoint(tmp_path):
-    words = ["--checkpoint.every_n_steps", "2", "--trainer.max_steps", "12", "--guard.in_a_row", "3"]
+    words = ["--checkpoint.every_n_steps", "2", "--trainer.max_steps", "12", "--guard.in_a_row", "3", "--ema.decay", "0.9"]
     done, run = fit(tmp_path, *words, *poisoned([5, 6, 7], kind="PoisonOnly"))
     assert done.returncode == 0, done.stderr
     assert "steps 5 to 7 had no finite gradient" in done.stdout and "step_00000004.ckpt again (rollback 1 of 3)" in done.stdout
     assert content(run)["global_step"] == 12 and curve(run, "guard/skipped_steps")[11] == 3
+    average = content(run)["callbacks"]["Ema"]
+    assert average["steps"] == 4 + 1 + 4  # went back too: those of the checkpoint, the step that told of it, and the four after
+    assert all(torch.isfinite(value).all() for value in average["weights"].values())
 
 
 def test_what_no_rollback_helps_ends_with_a_report(tmp_path):
