@@ -9,11 +9,15 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
-from torchvision.io import write_png
+from torchvision.io import encode_png
 
+from mae_vlm import storage
+from mae_vlm.callbacks.curves import Curves
+from mae_vlm.callbacks.expendable import expendable
 from mae_vlm.encoders.attention import attention_pictures
 from mae_vlm.encoders.contact_sheet import shown_channels
 from mae_vlm.encoders.feature_colours import colour_pictures
+from mae_vlm.learners.sharding import whole
 from mae_vlm.types import Batch
 
 
@@ -47,14 +51,22 @@ class Pictures(Callback):
 
     @torch.no_grad()
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self._batch is None or self.folder is None or trainer.sanity_checking or getattr(trainer, "fast_dev_run", False):
+        if self.folder is None or trainer.sanity_checking or getattr(trainer, "fast_dev_run", False):
             return
-        training, batch = pl_module.training, self._batch
+        with whole(pl_module):  # sharded weights are put together by all processes; the first one draws
+            if self._batch is not None:
+                self._draw(trainer, pl_module, self._batch)
+
+    def _draw(self, trainer: pl.Trainer, pl_module: Any, batch: Batch) -> None:
+        training = pl_module.training
         pl_module.eval()
         with trainer.precision_plugin.forward_context():
             features = pl_module.features(batch)
             for part in getattr(pl_module, "objectives", {}).values():
                 for name, picture_CHW in part.pictures(features, batch).items():
+                    self._show(trainer, name, picture_CHW.float().cpu())
+            for head in getattr(pl_module, "heads", {}).values():
+                for name, picture_CHW in head.pictures(head(features), batch).items():
                     self._show(trainer, name, picture_CHW.float().cpu())
             if self.encoder:
                 seen = {"features": colour_pictures, "attention": attention_pictures}
@@ -68,13 +80,15 @@ class Pictures(Callback):
         assert self.folder is not None
         picture_CHW = enlarged(shown_channels(picture_CHW))
         step = trainer.global_step
-        folder = self.folder / "pictures"
-        folder.mkdir(parents=True, exist_ok=True)
-        file = folder / f"{name}_{step:08d}.png"
-        write_png((picture_CHW * 255).round().to(torch.uint8), str(file))
-        self.newest = file if name not in ("features", "attention") else self.newest  # what the closing lines point at
+        file = self.folder / "pictures" / f"{name}_{step:08d}.png"
+        png = encode_png((picture_CHW * 255).round().to(torch.uint8)).numpy()
+        with expendable(f"a picture in {file.parent}"):
+            storage.write_whole(file, lambda opened: opened.write(png))
+            self.newest = file if name not in ("features", "attention") else self.newest  # what the closing lines point at
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
+            if isinstance(logger, Curves):
+                logger.log_picture(f"pictures/{name}", picture_CHW, step)
+            elif isinstance(logger, TensorBoardLogger):  # one of the user's own
                 logger.experiment.add_image(f"pictures/{name}", picture_CHW, step)
 
 

@@ -12,6 +12,7 @@ import torch.distributed
 from lightning.pytorch.callbacks import Callback
 
 from mae_vlm.callbacks.checkpoint import Checkpoint
+from mae_vlm.callbacks.expendable import expendable
 from mae_vlm.types import Batch
 
 _WORDS = {"train": "training", "val": "validation"}
@@ -46,7 +47,8 @@ class Quarantine(Callback):
         problems = trainer.datamodule.problems  # type: ignore[attr-defined]
         if problems and self._writes(trainer):
             where = self.file.with_name("annotations.jsonl")
-            problems.write(where)
+            with expendable(str(where)):
+                problems.write(where)
             trainer.print(f"{len(problems):,} bad annotations are left out, or clipped ({problems.describe()}): {where}")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int) -> None:
@@ -155,7 +157,7 @@ class Quarantine(Callback):
 
     def _append(self, entries: list[dict[str, Any]]) -> None:
         if entries:
-            with self.file.open("a") as file:
+            with expendable(str(self.file)), self.file.open("a") as file:
                 file.write("".join(json.dumps(entry) + "\n" for entry in entries))
 
 

@@ -95,10 +95,11 @@ class Signals(Callback):
         if saver is not None:
             saver.save(trainer)
         if trainer.is_global_zero:
-            where = f"; saved in {saver.folder / 'checkpoints'}" if saver is not None and saver.folder else ""
+            where = f"; saved in {saver.folder / 'checkpoints'}" if saver is not None and saver.folder and not saver.problem else ""
             print(f"stopped by {name} at step {trainer.global_step}{where}; go on with --ckpt_path last", flush=True)
             if number == getattr(signal, "SIGUSR1", None):
                 requeue()
+        trainer.strategy.barrier()  # srun may end the job with its first failing task: not before it is back in the queue
         # Lightning kills the first process as soon as one that it started ends with another code than 0
         helper = isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher) and trainer.local_rank > 0
         raise Stopped(0 if helper else 128 + number)

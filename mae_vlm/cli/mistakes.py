@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import re
 import traceback
 from importlib import import_module
 from pathlib import Path
 
 _NOISE = re.compile(r"^(Does not validate|Subtypes:|Errors:|Given value|- Expected a <class 'NoneType'>|Expected a <class 'NoneType'>)")
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _FEW = 20  # options that fit into a line
 
 
@@ -42,6 +44,9 @@ def _meant(name: str, names: list[str], dashes: str = "") -> str:
 
 
 def _class_problem(message: str) -> str:
+    denied = re.search(r"Importing '([\w.]+)' is not allowed", message)
+    if denied:
+        return f"{denied[1]} is not imported because a checkpoint names it; if you trust it, name it yourself in the command"
     missing = re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message)
     if missing:
         return f"{missing[1]} has no class {missing[2]}{_meant(missing[2], dir(import_module(missing[1])))}"
@@ -59,12 +64,14 @@ def _plain(message: str) -> str:
 
 
 def users_mistake(problem: BaseException) -> BaseException | None:
-    """The user's mistake in an exception: a ValueError raised in this package, or a file that is not there; else None.
+    """The user's mistake in an exception: a ValueError raised in this package, a file that is not there, a disk without room; else None.
 
     jsonargparse wraps what a class raises while it is built; the original is taken out of that wrapping, and out of no other.
     """
     if isinstance(problem, ValueError) and (in_worker := _from_worker(str(problem))):
         return ValueError(in_worker)
+    if isinstance(problem, OSError) and problem.errno in _DISK:
+        return problem
     package = Path(__file__).parent.parent
     seen: BaseException | None = problem
     while seen is not None:

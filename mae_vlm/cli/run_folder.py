@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
+
+from mae_vlm import storage
 
 
 def next_version(root: Path) -> Path:
@@ -34,20 +37,27 @@ def take(folder: Path, config: str) -> None:
 
     Raises:
         ValueError: another run, started at the same time, has taken it.
+        OSError: there is no room; the folder is not left behind.
     """
     try:
         folder.mkdir(parents=True)
     except FileExistsError as problem:
         raise ValueError(f"another run has just taken {folder}; start this one again") from problem
-    (folder / "config.yaml").write_text(config)
+    try:
+        storage.write_whole(folder / "config.yaml", lambda file: file.write(config.encode()))
+    except OSError:
+        folder.rmdir()
+        raise
 
 
-def closing_lines(folder: Path, start: dict[str, float], end: dict[str, float], picture: Path | None) -> list[str]:
-    """What a run ends with: its validation metrics at start and end, and where to look."""
+def closing_lines(
+    folder: Path, start: dict[str, float], end: dict[str, float], picture: Path | None, probes: Sequence[str] = ()
+) -> list[str]:
+    """What a run ends with: its validation metrics at start and end, what its probes say (in lines), and where to look."""
     widest = max((len(name) for name in end), default=0)
     lines = ["", f"{'validation':<{widest}}  {'start':>8}  {'end':>8}"]
     lines += [f"{name:<{widest}}  {start.get(name, float('nan')):>8.4f}  {end[name]:>8.4f}" for name in sorted(end)]
-    lines += ["", f"run folder:   {folder}"]
+    lines += [*probes, "", f"run folder:   {folder}"]
     if picture is not None:
         lines.append(f"picture:      {picture}   (original, masked, reconstruction, pasted)")
     return [*lines, f"look at it:   tensorboard --logdir {folder}"]

@@ -1,0 +1,82 @@
+"""Passwords and tokens have no place among the options: they would be stored in the run's config, its checkpoints and its logs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import yaml
+
+# option names whose text is a secret; tokens of text (mask_token, eos_token) are none
+_KIND = "hf|hub|auth|access|api|bearer|refresh|session|secret|github|gitlab|wandb|user"
+_NAME = re.compile(
+    rf"(^|[._-])(password|passwd|passphrase|secret|api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key|authorization"
+    rf"|(({_KIND})[_-])token)$|(^|\.)token$",
+    re.IGNORECASE,
+)
+_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY)$")
+_SHORTEST = 8  # characters of a variable's value; a shorter one may stand in any text
+# a user before the host; or a user and a password, which may hold slashes where a port does not
+_USER = re.compile(r"([a-z][a-z0-9+.-]*)://([^/@\s?#]+@|[^/@\s:]*:(?!\d+(/|$))[^@\s]*@)", re.IGNORECASE)
+_QUERY = re.compile(r"[?&](token|access_token|auth|key|api_?key|password|secret|sig|signature|x-(amz|goog)-(signature|credential))=", re.I)
+_INSTEAD = (
+    "it would be written to config.yaml, every checkpoint and the logs; put it into the environment (HF_TOKEN, AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY, WANDB_API_KEY) or the provider's own file (~/.aws/credentials, ~/.netrc), and leave it out here"
+)
+
+
+def found(arguments: list[str], configs: list[dict[str, Any]], environment: Mapping[str, str]) -> str:
+    """What to say of a secret on the command line or in a config, without repeating it; nothing where none is told.
+
+    Told are option names (``api_key``, ``hf_token`` ...) with text, addresses with a user, password or signature, and the value of a
+    variable of the environment whose name says that it is a secret.
+    """
+    hidden = {name: value for name, value in environment.items() if _VARIABLE.search(name) and len(value) >= _SHORTEST}
+    for place, text in _texts(arguments, configs):
+        if why := _why(place, text, hidden):
+            return f"{place} {why}: {_INSTEAD}"
+    return ""
+
+
+def _texts(arguments: list[str], configs: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """(where it stands, text) of everything that was said."""
+    for config in configs:
+        yield from _leaves(config, "")
+    place = ""
+    for word in arguments:
+        if word.startswith("-"):
+            place, equals, word = word.lstrip("-").partition("=")
+            if not equals:
+                continue
+        yield from _leaves(_structure(word), place or "the command line")
+
+
+def _structure(word: str) -> Any:
+    """What the parser will make of a word: a list or a dictionary where it is one."""
+    try:
+        return yaml.safe_load(word) if word.lstrip()[:1] in ("{", "[") else word
+    except yaml.YAMLError:
+        return word
+
+
+def _leaves(value: Any, place: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _leaves(part, f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _leaves(part, place)
+    elif isinstance(value, str) and value:
+        yield place, value
+
+
+def _why(place: str, text: str, hidden: Mapping[str, str]) -> str:
+    if _NAME.search(place) and text.lower() not in ("null", "none", "true", "false"):
+        return "is a password or token by its name"
+    if address := _USER.search(text):
+        return f"holds a user or password ({address[1]}://***@...)"
+    if "://" in text and (query := _QUERY.search(text)):
+        return f"holds a password, token or signature (...{query[0]}***)"
+    held = next((name for name, value in hidden.items() if value in text), None)
+    return f"holds the value of ${held}" if held else ""
