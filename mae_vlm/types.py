@@ -272,7 +272,8 @@ class Encoded:
         return self.tokens_BTD[:, : self.prefix]
 
 
-class Term(NamedTuple):
+@dataclass(frozen=True)
+class Term:
     """One term of a head's loss as a sum, not yet a mean, and what it is a sum over.
 
     ``sum`` (scalar) is over ``count`` (scalar, float) pictures, boxes or pixels of this batch; a batch with none has 0 and 0, still with

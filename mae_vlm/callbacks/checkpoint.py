@@ -8,27 +8,38 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
-from mae_vlm import storage
+from mae_vlm import pieces, storage
+from mae_vlm.callbacks.expendable import warn
 from mae_vlm.callbacks.random_state import all_states, restore
 from mae_vlm.types import CHECKPOINT_FORMAT, CHECKPOINT_KEY
 
 
 class DurableCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints whole or not at all, with their checksum in the folder's ``manifest.json``; never through ``$TMPDIR``."""
+    """Writes checkpoints whole or not at all, with their checksum in the folder's ``manifest.json``; never through ``$TMPDIR``.
+
+    Reads those in pieces too, which processes with sharded weights have written.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         step = int(checkpoint.get("global_step", 0))
         storage.write_whole(Path(path), lambda file: torch.save(checkpoint, file), step)
+
+    def load_checkpoint(self, path: Any, *arguments: Any, **named: Any) -> dict[str, Any]:
+        if pieces.in_pieces(Path(path)):
+            return pieces.read(Path(path))
+        return super().load_checkpoint(path, *arguments, **named)
 
 
 class Checkpoint(LightningCheckpoint):
     """Keeps numbered checkpoints ``step_<n>.ckpt`` in the run's folder ``checkpoints``, and ``last.ckpt``, a link to the newest.
 
     Every checkpoint holds the resolved config and a format version under ``mae_vlm``, so that a file is enough to rebuild the model.
-    It is always written at the end of the run, and when the run is told to stop.
+    It is always written at the end of the run, and when the run is told to stop. Where one cannot be written (a full disk, a folder that
+    became read-only) the run says so and goes on, on all processes: the ones before stay whole, and it tries again when the next is due.
 
     Args:
         every_n_steps: write one every so many optimizer steps.
@@ -37,7 +48,7 @@ class Checkpoint(LightningCheckpoint):
         keep_every: those of steps that are multiples of this stay for good.
 
     Raises:
-        ValueError: an interval that is not positive, or nothing kept.
+        ValueError: an interval that is not positive, or nothing kept; at the end of the run, its last checkpoint could not be written.
     """
 
     def __init__(
@@ -51,6 +62,7 @@ class Checkpoint(LightningCheckpoint):
         self.keep_last, self.keep_every = keep_last, keep_every
         self.folder: Path | None = None  # set by the CLI, which numbers the run
         self.config = ""
+        self.problem = ""  # why the newest attempt wrote nothing; the same on all processes
         self._random: list[dict[str, Any]] = []
         self._saved_step = self._seen_step = -1
         self._saved_at = time.monotonic()
@@ -62,7 +74,7 @@ class Checkpoint(LightningCheckpoint):
         restore(self._random, trainer.global_rank)
         if self.folder is not None and trainer.is_global_zero:
             for part in (self.folder / "checkpoints").glob("*.partial"):  # of a process that was killed while writing
-                part.unlink()
+                storage.discard(part)
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
         if self._resumes:  # Lightning adds one where a validation was due, and none where it was not: the curves would shift
@@ -82,6 +94,8 @@ class Checkpoint(LightningCheckpoint):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.save(trainer)
+        if self.problem:
+            raise ValueError(f"the run's last checkpoint is not written: {self.problem}; put that right and go on with --ckpt_path last")
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         _place_in_epoch(checkpoint["loops"]["fit_loop"], trainer, int(trainer.num_training_batches))
@@ -95,23 +109,50 @@ class Checkpoint(LightningCheckpoint):
             _place_in_epoch(checkpoint["loops"]["fit_loop"], trainer, batches, checkpoint["global_step"])
 
     def save(self, trainer: pl.Trainer) -> Path | None:
-        """Write the checkpoint of this step, all processes together, and let ``last.ckpt`` name it; nothing if it is there already."""
+        """Write the checkpoint of this step, all processes together, and let ``last.ckpt`` name it.
+
+        None if it is there already, or if it cannot be written: then ``problem`` says why.
+        """
         step = trainer.global_step
         if self.folder is None or getattr(trainer, "fast_dev_run", False) or step == self._saved_step:
             return None
         file = self.folder / "checkpoints" / f"step_{step:08d}.ckpt"
-        trainer.save_checkpoint(file)
-        self._saved_step, self._saved_at = step, time.monotonic()
-        if trainer.is_global_zero:
-            storage.point(file.with_name(storage.LAST), file)
-            self._prune(file.parent)
+        self.problem, self._saved_at = self._write(trainer, file), time.monotonic()
+        if self.problem:
+            if trainer.is_global_zero:
+                warn(f"no checkpoint of step {step}: {self.problem}; those before it stay, and it is tried again when the next is due")
+            return None
+        self._saved_step = step
         return file
+
+    def _write(self, trainer: pl.Trainer, file: Path) -> str:
+        """Why the file could not be written, or nothing: what the first process that failed says, on all of them."""
+        problem = ""
+        try:
+            trainer.save_checkpoint(file)
+        except OSError as error:
+            problem = _in_words(error)
+            trainer.strategy.barrier()  # where the others wait at the end of save_checkpoint
+        if trainer.is_global_zero and not problem:
+            try:
+                storage.point(file.with_name(storage.LAST), file)
+                self._prune(file.parent)
+            except OSError as error:
+                problem = _in_words(error)
+        told: list[Any] = [problem] * trainer.world_size
+        if trainer.world_size > 1:
+            dist.all_gather_object(told, problem)
+        return next(filter(None, told), "")
 
     def _prune(self, folder: Path) -> None:
         numbered = [file for file in storage.checkpoints(folder) if file.name.startswith("step_")]
         for file in numbered[self.keep_last :]:
             if not (self.keep_every and int(file.stem.removeprefix("step_")) % self.keep_every == 0):
                 storage.remove(file)
+
+
+def _in_words(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename else str(error)
 
 
 def _place_in_epoch(loop: dict[str, Any], trainer: pl.Trainer, batches: int, step: int | None = None) -> None:

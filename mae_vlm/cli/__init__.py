@@ -14,7 +14,10 @@ TRAINING = {
 }
 COMMANDS = {
     "doctor": "is the loader or the model the bottleneck: doctor --config X",
+    "tune": "a batch size and a learning rate, found in some minutes: tune --config X [--batch-size] [--lr]",
+    "ablate": "which setting earns its cost: ablate --config X --vary KEY=V1,V2 --seeds 3 --steps N",
     "convert": "write a run's encoder in another format: convert RUN --to timm --out DIR",
+    "report": "what a run learned, what it cost and what to change, as one page: report RUN",
 }
 
 DOCTOR = """usage: python -m mae_vlm doctor [options of fit]
@@ -24,6 +27,15 @@ is the bottleneck, with the one setting to change, and whether /dev/shm is large
 
   python -m mae_vlm doctor --config X
   python -m mae_vlm doctor --data.path MY_PHOTOS --data.num_workers 8"""
+
+TUNE = """usage: python -m mae_vlm tune [--batch-size] [--lr] [--steps N] [--trials N] [--seconds S] [options of fit]
+
+Tries batch sizes (doubling: on a GPU until the memory is full; on a CPU, whose memory would end the process, at most --trials of them in
+--seconds, 60) and then learning rates (a range test of --steps optimizer steps, 100) on one process, prints the options to add, and
+writes a picture of the rates into runs/NAME/tune_N. Without --batch-size or --lr it does both. It begins no run and keeps no weights.
+
+  python -m mae_vlm tune --data.path MY_PHOTOS
+  python -m mae_vlm tune --config X --lr"""
 
 USAGE = """usage: python -m mae_vlm VERB [options]      (python -m mae_vlm VERB --help tells its options)
 
@@ -51,8 +63,8 @@ def main(arguments: list[str]) -> int:
         from mae_vlm.cli.training import run
 
         return run(verb, arguments[1:])
-    if verb == "doctor":
-        return _doctor(arguments[1:])
+    if verb in ("doctor", "tune"):
+        return _on_a_config(verb, arguments[1:])
     if verb in COMMANDS:
         command = import_module(f"mae_vlm.commands.{verb}")
         code: int = command.main(arguments[1:])
@@ -63,10 +75,9 @@ def main(arguments: list[str]) -> int:
     return 2
 
 
-def _doctor(arguments: list[str]) -> int:
+def _on_a_config(verb: str, arguments: list[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
-        print(DOCTOR)
+        print({"doctor": DOCTOR, "tune": TUNE}[verb])
         return 0
-    from mae_vlm.cli.doctor import run
-
-    return run(arguments)
+    code: int = import_module(f"mae_vlm.cli.{verb}").run(arguments)
+    return code

@@ -6,12 +6,12 @@ in a checkpoint, is never touched.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
+from mae_vlm.cli import finetuning
+from mae_vlm.cli.chooser import Choice, Chooser
 from mae_vlm.cli.machine import Machine
 from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, automatic_workers
 from mae_vlm.encoders.arithmetic import masked_step
@@ -24,47 +24,23 @@ PIXELS = "mae_vlm.objectives.pixels.Pixels"
 ADAMW = "mae_vlm.learners.optim.AdamW"
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One automatic value: the dotted key in the config, the value, and why."""
+def choose(
+    config: dict[str, Any], summary: Summary, machine: Machine, training: bool = True, start: finetuning.Start | None = None
+) -> list[Choice]:
+    """Fill what is open in ``config`` (changed in place) and return the choices in the order they were made.
 
-    key: str
-    value: Any
-    reason: str
-
-
-class Chooser:
-    """Fills the open keys of one config, in order, later choices seeing earlier ones."""
-
-    def __init__(self, config: dict[str, Any], summary: Summary, machine: Machine) -> None:
-        self.config, self.summary, self.machine = config, summary, machine
-        self.choices: list[Choice] = []
-
-    def get(self, key: str) -> Any:
-        """The value at a dotted key, None where a step is missing."""
-        place: Any = self.config
-        for step in key.split("."):
-            place = place.get(step) if isinstance(place, dict) else None
-        return place
-
-    def fill(self, key: str, choose: Callable[[], tuple[Any, str]], unset: tuple[Any, ...] = (None,)) -> None:
-        """Set ``key`` if it is open and its section exists."""
-        section, _, name = key.rpartition(".")
-        place = self.get(section) if section else self.config
-        if not isinstance(place, dict) or place.get(name) not in unset:
-            return
-        value, reason = choose()
-        place[name] = value
-        self.choices.append(Choice(key, value, reason))
-
-
-def choose(config: dict[str, Any], summary: Summary, machine: Machine, training: bool = True) -> list[Choice]:
-    """Fill what is open in ``config`` (changed in place) and return the choices in the order they were made."""
+    ``start`` is the encoder that a fine-tuning starts from: what is open in the config's is as there.
+    """
     chooser = Chooser(config, summary, machine)
+    if start is not None:
+        finetuning.encoder_as(chooser, start)
     _data(chooser)
     if str(chooser.get("model.class_path")) == PRETRAINER:
         _encoder(chooser)
         _decoder(chooser)
+    elif finetuning.is_one(chooser):
+        _encoder(chooser)
+        finetuning.heads(chooser)
     _trainer(chooser, training)
     return chooser.choices
 
@@ -198,7 +174,11 @@ def _trainer(c: Chooser, training: bool) -> None:
     interval = c.get("trainer.val_check_interval")
     if type(interval) is int and c.get("trainer.check_val_every_n_epoch") == 1:
         c.config["trainer"]["check_val_every_n_epoch"] = None  # so many batches, also where an epoch has fewer
-    if c.get("model.init_args.optimizer.class_path") == ADAMW:
+    if c.get("model.init_args.optimizer.class_path") != ADAMW:
+        return
+    if finetuning.is_one(c):
+        finetuning.rates(c)
+    else:
         c.fill("model.init_args.optimizer.init_args.base_lr", lambda: (default_base_lr(steps), f"for {steps:,} optimizer steps"))
 
 
@@ -219,11 +199,12 @@ def _length(c: Chooser) -> tuple[int, str]:
         return steps, f"what max_time affords at {c.machine.flops / 1e9:.0f} GFLOP/s measured here; the rate comes down to its end there"
     if c.summary.format == "scenes":
         return 400, "the demo's length: some minutes on two CPU cores"
+    epochs, least = (finetuning.EPOCHS, 5_000) if finetuning.is_one(c) else (300, 20_000)
     if c.machine.kind == "cuda":
-        steps = max(20_000, 300 * epoch)
-        return steps, f"300 epochs of {epoch:,} steps, at least 20,000 steps"
+        steps = max(least, epochs * epoch)
+        return steps, f"{epochs} epochs of {epoch:,} steps, at least {least:,} steps"
     seconds = _step_seconds(c)
-    steps = max(10 * epoch, min(300 * epoch, round(3600 / seconds)))
+    steps = max(10 * epoch, min(epochs * epoch, round(3600 / seconds)))
     return (
         steps,
         f"about {steps * seconds / 60:.0f} minutes at {c.machine.flops / 1e9:.0f} GFLOP/s measured here, {steps / epoch:.0f} epochs",
@@ -246,6 +227,8 @@ def _step_seconds(c: Chooser) -> float:
     encoder_width, depth = _encoder_sizes(c)
     decoder_width, decoder_depth, _ = decoder_for(encoder_width)
     visible = max(1, int(space.patches * 0.25))
+    if finetuning.is_one(c):  # every patch, no decoder
+        visible, decoder_depth = space.patches, 0
     per_picture = masked_step(space, visible, encoder_width, depth, decoder_width, decoder_depth)
     return per_picture * int(c.get("data.batch_size")) / (0.5 * c.machine.flops * _processes(c))
 

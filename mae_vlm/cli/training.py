@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,25 @@ calm()  # before Lightning is imported
 
 from lightning import LightningModule  # noqa: E402
 from lightning.pytorch.cli import LightningCLI  # noqa: E402
-from lightning.pytorch.loggers import TensorBoardLogger  # noqa: E402
 
 from mae_vlm.callbacks.bookends import Bookends  # noqa: E402
 from mae_vlm.callbacks.checkpoint import DurableCheckpointIO  # noqa: E402
+from mae_vlm.callbacks.curves import Curves  # noqa: E402
 from mae_vlm.callbacks.embeddings import Embeddings  # noqa: E402
 from mae_vlm.callbacks.metrics_csv import MetricsCsv  # noqa: E402
+from mae_vlm.callbacks.predictions import Predictions  # noqa: E402
+from mae_vlm.callbacks.report import Report  # noqa: E402
+from mae_vlm.cli import finetuning, secrets  # noqa: E402
 from mae_vlm.cli.agreement import agree  # noqa: E402
 from mae_vlm.cli.automatic import choose  # noqa: E402
 from mae_vlm.cli.callbacks import CONFIGURED, silent  # noqa: E402
+from mae_vlm.cli.fitting import check_pictures, check_weights  # noqa: E402
 from mae_vlm.cli.machine import look  # noqa: E402
 from mae_vlm.cli.mistakes import users_mistake  # noqa: E402
 from mae_vlm.cli.parser import Parser, flat  # noqa: E402
 from mae_vlm.cli.run_folder import check_writable, closing_lines, folder_of, next_version, take  # noqa: E402
 from mae_vlm.cli.stored import base_config, find_checkpoint  # noqa: E402
-from mae_vlm.convert import native  # noqa: E402
+from mae_vlm.convert import native, trust  # noqa: E402
 from mae_vlm.data.module import Data  # noqa: E402
 
 hide_adverts()
@@ -87,17 +92,22 @@ class Training(LightningCLI):
 
     def parse_arguments(self, parser: Any, args: Any) -> None:
         configs = self._configs()
+        if secret := secrets.found(self.given, configs, os.environ):
+            self._refuse(secret, code=2)
         self.explicit = flat(self.given, configs)
         base: list[str] = []
+        imports: AbstractContextManager[None] = nullcontext()
         if not any("model" in config for config in configs):
             base = ["--config", str(files("mae_vlm") / "default.yaml")]
         word = self.explicit.get("ckpt_path")
         if word and not _asks_for_help(self.given):
             stored = self._stored(str(word))
-            base = base if stored is None else ["--config", yaml.safe_dump(stored)]
+            if stored is not None:
+                base, imports = ["--config", yaml.safe_dump(stored)], trust.nothing_else(self.explicit)
         elif self.verb != "fit" and not _asks_for_help(self.given):
             self._refuse(f"{self.verb} needs a trained run: --ckpt_path RUN (a folder, a .ckpt file, or last)")
-        self.config = parser.parse_args([self.verb, *base, *self.given])
+        with imports:
+            self.config = parser.parse_args([self.verb, *base, *self.given])
 
     def _configs(self) -> list[dict[str, Any]]:
         """The configs named on the command line, as plain dictionaries; what is wrong with them is for the parser to tell."""
@@ -126,7 +136,8 @@ class Training(LightningCLI):
                 say(f"--ckpt_path auto: no checkpoint under {Path(root) / name}; starting afresh")
                 return None
             self.resumes = word in ("last", "auto") and self.verb == "fit"
-            return base_config(native.read(self.checkpoint)[0], self.verb, self.explicit)
+            stored = base_config(native.read(self.checkpoint)[0], self.verb, self.explicit)
+            return trust.check(stored, self.checkpoint, self.explicit)
         except ValueError as problem:
             self._refuse(str(problem))
             raise AssertionError from problem
@@ -152,11 +163,12 @@ class Training(LightningCLI):
             decided = agree("run", lambda: self._decide(config))
         except Exception as problem:
             self._tell(problem)
-        self.folder = Path(decided["folder"])
+        self.folder, self.choices = Path(decided["folder"]), decided["choices"]
         config = decided["config"]
         for line in decided["lines"]:
             say(line)
         config["ckpt_path"] = None if self.checkpoint is None else str(self.checkpoint)
+        config["weights_only"] = True  # never a pickle, which could run code
         self.config[self.verb] = parser.parse_object(config)
         shown = {key: value for key, value in config.items() if key != "ckpt_path"}
         self.resolved = parser.dump(parser.parse_object(shown), skip_none=False)
@@ -164,7 +176,8 @@ class Training(LightningCLI):
     def _decide(self, config: dict[str, Any]) -> dict[str, Any]:
         """Automatic choices and the run's folder: made once, by the first process. Everything returned is plain data."""
         summary = self.sources.inspect()
-        choices = choose(config, summary, look(str(config["trainer"]["accelerator"])), training=self.verb == "fit")
+        start = None if self.checkpoint is not None else finetuning.start(config, self.explicit)
+        choices = choose(config, summary, look(str(config["trainer"]["accelerator"])), self.verb == "fit", start)
         config["name"] = config["name"] or self.stem
         root = Path(config["trainer"]["default_root_dir"]) / config["name"]
         if self.verb == "fit":
@@ -175,42 +188,24 @@ class Training(LightningCLI):
         lines = [summary.describe()] + [f"  {choice.key:<{widest}} = {choice.value}   ({choice.reason})" for choice in choices]
         if choices:
             lines.insert(1, "chosen automatically (set any of them to overrule):")
-        return {"config": _plain(config), "folder": str(folder), "lines": lines}
+        told = [{"key": choice.key, "value": _plain(choice.value), "reason": choice.reason} for choice in choices]
+        return {"config": _plain(config), "folder": str(folder), "lines": lines, "choices": told}
 
     def instantiate_classes(self) -> None:
         try:
             super().instantiate_classes()
             self.datamodule.adopt(self.sources)
             self.datamodule.trainer = self.trainer
+            self.datamodule.wants = getattr(self.model, "wants", frozenset())
             self.datamodule.setup("fit" if self.verb == "fit" else "validate")
-            self._check_pictures_fit()
+            check_pictures(self.model, self.datamodule)
             if self.checkpoint is not None:
-                self._check_fits(self.checkpoint)
+                check_weights(self.model, self.checkpoint)
+                if self.verb == "fit" and (changed := self.datamodule.compare(native.data_state(self.checkpoint))):
+                    say(f"the collection has changed since the checkpoint: {changed}")
+            finetuning.begin(self.model, self.datamodule.inspect(), self.verb, self.checkpoint is None)
         except Exception as problem:
             self._tell(problem)
-
-    def _check_pictures_fit(self) -> None:
-        """The encoder's size against the pictures', where the model is one of ours: told before a run begins."""
-        towers = getattr(self.model, "towers", None)
-        if towers is None:
-            return
-        space, (height, width) = towers.image.space, self.datamodule.size
-        channels = self.datamodule.channels or self.datamodule.inspect().channels
-        if (space.channels, space.height, space.width) != (channels, height, width):
-            raise ValueError(
-                f"the encoder takes {space.channels} x {space.height} x {space.width} (channels, height, width), the data gives "
-                f"{channels} x {height} x {width}; set data.image_size and data.channels, or leave the encoder's open"
-            )
-
-    def _check_fits(self, checkpoint: Path) -> None:
-        """Sizes said on the command line win over a checkpoint's, and then its weights may have no place: told before a run begins."""
-        stored, own = native.read(checkpoint)[1], self.model.state_dict()
-        for name in [*own, *stored]:
-            there, here = (list(state[name].shape) if name in state else "none" for state in (stored, own))
-            if there != here:
-                raise ValueError(f"{checkpoint} does not fit the model: {name} is {there} there and {here} here; keep its sizes")
-        if self.verb == "fit" and (changed := self.datamodule.compare(native.data_state(checkpoint))):
-            say(f"the collection has changed since the checkpoint: {changed}")
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         if self.verb == "fit":  # the other verbs leave the run's pictures as they are
@@ -219,6 +214,8 @@ class Training(LightningCLI):
         self._get(self.config_init, "checkpoint").config = self.resolved
         self.bookends = Bookends()
         config = self._get(self.config_init, "trainer")
+        plugins = config.get("plugins") or []
+        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), DurableCheckpointIO()]
         if self.verb != "fit":
             return super().instantiate_trainer(logger=False, **kwargs)
         if config["logger"] is None or config["logger"] is True:
@@ -227,16 +224,15 @@ class Training(LightningCLI):
                 "name": self.folder.parent.name,
                 "version": self.folder.name,
             }
-            kwargs["logger"] = [TensorBoardLogger(**place, default_hp_metric=False), MetricsCsv(**place)]
-        plugins = config.get("plugins") or []
-        kwargs["plugins"] = [*(plugins if isinstance(plugins, list) else [plugins]), DurableCheckpointIO()]
+            kwargs["logger"] = [Curves(**place, default_hp_metric=False), MetricsCsv(**place)]
         return super().instantiate_trainer(**kwargs)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Any:
-        ours = silent(self.bookends, self.folder, bar=config.get("enable_progress_bar") is not False)
+        ours = silent(self.bookends, self.folder, config.get("enable_progress_bar") is not False, self.choices)
         if self.verb == "predict":
             out = self.config[self.verb].out
-            ours.append(Embeddings(Path(out) if out else self.folder / "predictions"))
+            place = Path(out) if out else self.folder / "predictions"
+            ours.append(finetuning.writer(self.model, place, f"{self.checkpoint} of {self.config[self.verb].data.path}"))
         return super()._instantiate_trainer(config, [*callbacks, *ours])
 
     def _tell(self, problem: Exception) -> None:
@@ -258,7 +254,7 @@ class Training(LightningCLI):
         if not getattr(self.trainer, "fast_dev_run", False) and self.trainer.is_global_zero and not self.resumes:
             try:
                 take(self.folder, self.resolved)
-            except ValueError as problem:
+            except (ValueError, OSError) as problem:
                 self._tell(problem)
         say(f"run folder: {self.folder}")
         if self.checkpoint is not None:
@@ -266,13 +262,17 @@ class Training(LightningCLI):
 
     def after_fit(self) -> None:
         if self.trainer.is_global_zero and not getattr(self.trainer, "fast_dev_run", False):
-            newest = self._get(self.config_init, "pictures").newest
-            say("\n".join(closing_lines(self.folder, self.bookends.start, self.bookends.end, newest)))
+            newest, probes = self._get(self.config_init, "pictures").newest, self._get(self.config_init, "probes").lines()
+            say("\n".join(closing_lines(self.folder, self.bookends.start, self.bookends.end, newest, probes)))
+            callbacks = self.trainer.callbacks  # type: ignore[attr-defined]
+            say("\n".join(line for one in callbacks if isinstance(one, Report) for line in one.lines))
 
     def after_predict(self) -> None:
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, Embeddings):
                 say(f"features of {callback.count:,} pictures: {callback.out}")
+            elif isinstance(callback, Predictions):
+                say(f"answers to {callback.count:,} pictures: {', '.join(map(str, callback.files))}")
 
 
 def _asks_for_help(arguments: list[str]) -> bool:

@@ -13,7 +13,8 @@ import torch
 import yaml
 from torch import Tensor
 
-from mae_vlm import storage
+from mae_vlm import pieces, storage
+from mae_vlm.convert.averaged import chosen
 from mae_vlm.data.decode import decode, from_pil
 from mae_vlm.data.transforms import Resize
 from mae_vlm.encoders.vit import Vit
@@ -27,9 +28,9 @@ def find_checkpoint(path: str | Path) -> Path:
         ValueError: there is none, or the file named is damaged.
     """
     place = Path(path)
-    if place.is_dir():
+    if place.is_dir() and not pieces.in_pieces(place):
         return newest_whole(place)
-    if not place.is_file():
+    if not place.exists():
         raise ValueError(f"{path}: no checkpoint there; give a .ckpt file or a run folder that holds checkpoints")
     reason = storage.damage(place)
     if reason is not None:
@@ -64,21 +65,21 @@ def _why_not(file: Path) -> str | None:
     return reason
 
 
-def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: str | Path, weights: str = "raw") -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The resolved config and the state dict of a run folder or a checkpoint of ours; loads tensors only, runs no code.
 
     Raises:
         ValueError: no checkpoint there, damaged, not one of ours, or of a newer format.
     """
     place = find_checkpoint(path)
-    content = _content(place)
+    content = _content(place, "state_dict")
     mark = content.get(CHECKPOINT_KEY)
     if not isinstance(mark, dict) or not isinstance(mark.get("format"), int):
         raise ValueError(f"{place} is not a checkpoint of mae_vlm: it has no {CHECKPOINT_KEY!r} entry with a format number")
     if mark["format"] > CHECKPOINT_FORMAT:
         raise ValueError(f"{place} has format {mark['format']}, this version reads up to {CHECKPOINT_FORMAT}; update mae_vlm")
     try:
-        config, state = yaml.safe_load(str(mark["config"])), content["state_dict"]
+        config, state = yaml.safe_load(str(mark["config"])), chosen(content, weights, place)
     except (KeyError, yaml.YAMLError) as problem:
         raise ValueError(f"{place} is damaged: its config or its weights are missing or unreadable ({problem!r})") from problem
     if not isinstance(config, dict):
@@ -86,7 +87,10 @@ def read(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return config, state
 
 
-def _content(place: Path) -> dict[str, Any]:
+def _content(place: Path, *parts: str) -> dict[str, Any]:
+    """What a checkpoint holds; of the sharded tensors of one in pieces only those under ``parts``."""
+    if pieces.in_pieces(place):
+        return pieces.read(place, lambda where, size, dtype: torch.empty(size, dtype=dtype) if where[0] in parts else None)
     try:
         content = torch.load(place, map_location="cpu", weights_only=True, mmap=True)
     except Exception as problem:
@@ -109,30 +113,39 @@ def data_state(path: str | Path) -> dict[str, Any]:
     return dict(_content(find_checkpoint(path)).get("Data") or {})
 
 
-def read_encoder(path: str | Path) -> Vit:
+def stated_encoder(path: str | Path, weights: str = "raw") -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a run's config says of its image tower (``class_path``, ``init_args``), and that tower's weights.
+
+    Raises:
+        ValueError: see :func:`read`; or the config names none.
+    """
+    config, state = read(path, weights)
+    try:
+        stated = config["model"]["init_args"]["encoder"]
+        found = {"class_path": stated["class_path"], "init_args": dict(stated.get("init_args") or {})}
+    except (KeyError, TypeError) as problem:
+        raise ValueError(f"{path}: its config names no model.init_args.encoder with a class_path") from problem
+    prefix = "towers.image."
+    return found, {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
+def read_encoder(path: str | Path, weights: str = "raw") -> Vit:
     """The image tower of a run, rebuilt from its config and filled with its weights, on the CPU in evaluation mode.
 
     Raises:
-        ValueError: see :func:`read`; or the weights don't fit the config, with the names.
+        ValueError: see :func:`stated_encoder`; or the weights don't fit the config, with the names.
     """
-    config, state = read(path)
-    try:
-        stated = config["model"]["init_args"]["encoder"]
-        class_path = stated["class_path"]
-    except (KeyError, TypeError) as problem:
-        raise ValueError(f"{path}: its config names no model.init_args.encoder with a class_path") from problem
-    encoder = _encoder_class(class_path)(**(stated.get("init_args") or {}))
-    prefix = "towers.image."
-    weights = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    stated, state = stated_encoder(path, weights)
+    encoder = _encoder_class(stated["class_path"])(**stated["init_args"])
     own = encoder.state_dict()
     sizes = [
         f"{name} {[*value.shape]} for {[*own[name].shape]}"
-        for name, value in weights.items()
+        for name, value in state.items()
         if name in own and value.shape != own[name].shape
     ]
     if sizes:
         raise ValueError(f"{path}: the weights don't fit their config; {len(sizes)} of another size, such as {sizes[0]}")
-    missing, unexpected = encoder.load_state_dict(weights, strict=False)
+    missing, unexpected = encoder.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise ValueError(f"{path}: the weights don't fit their config; missing {missing}, unexpected {unexpected}")
     return encoder.eval()
@@ -210,15 +223,16 @@ class Embedder:
         return self._resize(from_pil(image, channels))
 
 
-def load(path: str | Path) -> Embedder:
+def load(path: str | Path, weights: str = "raw") -> Embedder:
     """A trained encoder from a run folder or a checkpoint: ``load(path).encode(images)`` gives features ``[B, D]``.
 
     Images are paths, PIL pictures or tensors; size and normalisation are taken care of, see :meth:`Embedder.encode`.
+    ``weights`` are the run's own, raw, or their moving average, ema, where it kept one (``--ema.decay``).
 
     Raises:
-        ValueError: no checkpoint there, or not one of ours.
+        ValueError: no checkpoint there, or not one of ours; or it holds no average.
     """
-    return Embedder(read_encoder(path))
+    return Embedder(read_encoder(path, weights))
 
 
 def _several(images: Any) -> Iterable[Any]:

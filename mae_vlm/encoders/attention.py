@@ -45,7 +45,8 @@ def last_attention(encoder: Vit, images_BCHW: Tensor) -> Tensor | None:
         return None
     query_BGTR, key_BGTR = listener.query.float(), listener.key.float()
     scores_BGTT = query_BGTR @ key_BGTR.transpose(-2, -1) / query_BGTR.shape[-1] ** 0.5
-    return scores_BGTT.softmax(dim=-1).mean(dim=1)
+    attention_BTT: Tensor = scores_BGTT.softmax(dim=-1).mean(dim=1)
+    return attention_BTT
 
 
 @torch.no_grad()

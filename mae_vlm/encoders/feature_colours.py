@@ -22,7 +22,8 @@ def main_directions(features_FD: Tensor, count: int = 3) -> Tensor:
     _, vectors = torch.linalg.eigh(centred.T @ centred)
     directions = vectors.flip(1)[:, :count]
     largest = directions.gather(0, directions.abs().argmax(dim=0, keepdim=True))
-    return (directions * largest.sign()).to(features_FD.dtype)
+    signed: Tensor = (directions * largest.sign()).to(features_FD.dtype)
+    return signed
 
 
 @torch.no_grad()
@@ -37,7 +38,7 @@ def colour_pictures(encoder: Vit, images_BCHW: Tensor) -> Tensor:
     values = (flat - flat.mean(dim=0)) @ main_directions(flat)
     low, high = (values.quantile(part, dim=0) for part in (0.02, 0.98))
     values = ((values - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
-    grid_B3hw = values.view(*patches_BND.shape[:2], -1).mT.unflatten(2, (encoder.space.rows, encoder.space.columns))
+    grid_B3hw = values.view(*patches_BND.shape[:2], -1).mT.reshape(-1, 3, encoder.space.rows, encoder.space.columns)
     colours_B3HW = functional.interpolate(grid_B3hw, size=images_BCHW.shape[-2:], mode="nearest")
     shown_BCHW = (images_BCHW * encoder.std + encoder.mean).clamp(0, 1)
     return contact_sheet([shown_channels(shown_BCHW), colours_B3HW])

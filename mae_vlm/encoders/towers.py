@@ -6,9 +6,11 @@ Letters: B pictures, C channels, H, W pixels, N patches, P numbers in a patch.
 from __future__ import annotations
 
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor, nn
 
+from mae_vlm.encoders.passes import Held, held, tapped
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.tokens.masking import Mask
 from mae_vlm.types import Batch, Encoded, Masking
@@ -35,6 +37,8 @@ class Features:
         self._towers = towers
         self.batch = batch
         self._mask = mask
+        self._maps: dict[Any, list[Tensor]] = {}
+        self._held: dict[int, Held] = {}
 
     @cached_property
     def images_BCHW(self) -> Tensor:
@@ -56,6 +60,19 @@ class Features:
     def masked(self) -> Encoded:
         """The encoder's view of the visible patches."""
         return self._towers.image.visible(self.patches_BNP, self.masking.keep_BK)
+
+    def maps(self, taps: tuple[int, ...], windows: int = 1, whole: tuple[int, ...] = ()) -> list[Tensor]:
+        """Patch tokens after the blocks ``taps`` as maps ``[B, D, rows, columns]``, see :func:`mae_vlm.encoders.passes.tapped`."""
+        key = (taps, windows, whole)
+        if key not in self._maps:
+            self._maps[key] = tapped(self._towers.image, self.images_BCHW, *key)
+        return self._maps[key]
+
+    def held(self, last: int) -> Held:
+        """All tokens before the ``last`` blocks, and these blocks, see :func:`mae_vlm.encoders.passes.held`."""
+        if last not in self._held:
+            self._held[last] = held(self._towers.image, self.images_BCHW, last)
+        return self._held[last]
 
     @cached_property
     def full(self) -> Encoded:

@@ -15,6 +15,7 @@ from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from mae_vlm.encoders.init import mae_init
 from mae_vlm.tokens.patchify import patchify, take
@@ -37,6 +38,9 @@ class Vit(nn.Module):
         class_tokens: class tokens; more than one are kept as timm's ``cls_token`` followed by register tokens.
         registers: further register tokens that stand for nothing.
         positions: ``sincos`` (fixed, as in the paper) or ``learned``.
+        drop_path: while training, the share of pictures that skip the last block; it rises to that from 0 at the first (fine-tuning).
+        checkpoint_blocks: keep only the input of each block for the backward pass and compute the rest again then: less memory for about a
+            third more arithmetic, and the same numbers.
         mean, std: per channel, of pictures scaled to [0, 1]; None means ImageNet's for 3 channels, else 0.5.
 
     Raises:
@@ -59,8 +63,10 @@ class Vit(nn.Module):
         class_tokens: int = 1,
         registers: int = 0,
         positions: str = "sincos",
+        drop_path: float = 0.0,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        checkpoint_blocks: bool = False,
     ) -> None:
         super().__init__()
         height, width_pixels = sides(224 if image_size is None else image_size)
@@ -69,8 +75,11 @@ class Vit(nn.Module):
             raise ValueError(f"positions {positions!r} given, allowed are sincos and learned")
         if class_tokens < 0 or registers < 0:
             raise ValueError(f"class_tokens {class_tokens} and registers {registers} must not be negative")
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path {drop_path} given, allowed is a share from 0 to below 1, as 0.1")
         extra = max(class_tokens - 1, 0) + registers
         shared: dict[str, Any] = {"img_size": (height, width_pixels), "in_chans": channels, "num_classes": 0, "global_pool": "avg"}
+        shared |= {"drop_path_rate": drop_path} if drop_path else {}
         if name is None:
             sizes = _checked_sizes(768 if width is None else width, 12 if depth is None else depth, 12 if heads is None else heads)
             patch = 16 if patch is None else patch
@@ -83,6 +92,7 @@ class Vit(nn.Module):
             self.architecture = name
             self.model_args = shared | _named_arguments(name, class_tokens, extra)
         self.vit = _build(self.architecture, self.model_args)
+        self.vit.set_grad_checkpointing(checkpoint_blocks)
         self.space = TokenSpace(height, width_pixels, self.vit.patch_embed.patch_size[0], channels)
         self.class_tokens = 0 if self.vit.cls_token is None else class_tokens  # a named model may have registers alone
         self._fill_positions(positions)
@@ -110,9 +120,10 @@ class Vit(nn.Module):
         return (images_BCHW.to(dtype) / scale - self.mean.to(dtype)) / self.std.to(dtype)
 
     def full(self, images_BCHW: Tensor) -> Encoded:
-        """All patches through the blocks: timm's own ``forward_features`` on normalised pictures."""
+        """All patches through the blocks: what timm's own ``forward_features`` makes of normalised pictures."""
         images_BCHW = images_BCHW.to(self.vit.patch_embed.proj.weight.dtype)  # differs only with whole weights in bf16
-        return Encoded(self.vit.forward_features(images_BCHW), self.prefix)
+        tokens_BTD, (unnormed_BND,) = self.vit.forward_intermediates(images_BCHW, indices=1, output_fmt="NLC")
+        return Encoded(tokens_BTD, self.prefix, unnormed_BND)
 
     def visible(self, patches_BNP: Tensor, keep_BK: Tensor) -> Encoded:
         """Only the patches ``keep_BK`` of the patchified, normalised pictures ``patches_BNP`` through embedding and blocks."""
@@ -123,7 +134,9 @@ class Vit(nn.Module):
         tokens_BTD = self._with_prefix(self.vit.patch_embed.norm(tokens_BKD), keep_BK)
         tokens_BTD = self.vit.norm_pre(tokens_BTD)
         for block, rope in zip(self.vit.blocks, self._rotations(keep_BK), strict=True):
-            tokens_BTD = block(tokens_BTD) if rope is None else block(tokens_BTD, rope=rope)
+            named: dict[str, Any] = {} if rope is None else {"rope": rope}
+            again = self.vit.grad_checkpointing and torch.is_grad_enabled()
+            tokens_BTD = checkpoint(block, tokens_BTD, use_reentrant=False, **named) if again else block(tokens_BTD, **named)
         return Encoded(self.vit.norm(tokens_BTD), self.prefix)
 
     def patchify(self, images_BCHW: Tensor) -> Tensor:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+from timm.models import group_parameters
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -21,6 +24,8 @@ class AdamW:
         weight_decay: not applied to biases, norms, positions and tokens.
         warmup: share of the run's steps over which the rate rises linearly.
         floor: the rate at the end, as a share of the peak.
+        layer_decay: factor of the rate from each layer of an encoder to the one below it, for fine-tuning: a block k of n learns at
+            ``layer_decay ** (n + 1 - k)`` of the rate (the patch embedding is block 0), what stands on the encoder at the whole rate.
 
     Raises:
         ValueError: a rate, decay or share out of its range.
@@ -33,18 +38,24 @@ class AdamW:
         weight_decay: float = 0.05,
         warmup: float = 0.1,
         floor: float = 0.0,
+        layer_decay: float | None = None,
     ) -> None:
         if base_lr is not None and base_lr < 0:
             raise ValueError(f"base_lr {base_lr} given, allowed is 0 or more")
         if not (0 <= warmup < 1 and 0 <= floor <= 1 and weight_decay >= 0):
             raise ValueError(f"warmup {warmup} must be in [0, 1), floor {floor} in [0, 1], weight_decay {weight_decay} 0 or more")
+        if layer_decay is not None and not 0 < layer_decay <= 1:
+            raise ValueError(f"layer_decay {layer_decay} given, allowed is more than 0 and at most 1, as 0.75")
+        self.layer_decay = layer_decay
         self.base_lr, self.betas, self.weight_decay, self.warmup, self.floor = base_lr, betas, weight_decay, warmup, floor
 
     def build(self, module: nn.Module, images_per_step: int, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
         """Optimizer over the trainable weights of ``module`` and its schedule; ``steps`` is the run's length, 0 when unknown."""
         base_lr = default_base_lr(steps) if self.base_lr is None else self.base_lr
         rate = base_lr * images_per_step / 256
-        groups = parameter_groups(module, self.weight_decay)
+        groups = parameter_groups(module, self.weight_decay, self.layer_decay)
+        for group in groups:
+            group["lr"] = rate * group["lr_scale"]
         device = next(module.parameters()).device.type
         optimizer = torch.optim.AdamW(groups, lr=rate, betas=self.betas, fused=device in ("cpu", "cuda"))
         # torch lets a fused step unscale gradients itself, and Lightning then refuses to clip, even in bf16 where nothing is scaled
@@ -53,14 +64,41 @@ class AdamW:
         return optimizer, LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, warmup, self.floor))
 
 
-def parameter_groups(module: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Every trainable weight once: matrices with decay, everything else (biases, norms, positions, tokens) without."""
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
+def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
+    """Every trainable weight once: matrices with decay, everything else (biases, norms, positions, tokens) without.
+
+    With ``layer_decay`` there are two such groups for each layer, the uppermost first; ``lr_scale`` is its share of the rate.
+    """
+    scales = {} if layer_decay is None else _layer_scales(module, layer_decay)
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, False): [], (1.0, True): []}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            (spared if parameter.ndim < 2 or name.endswith(TOKENS) else decayed).append(parameter)
-    return [{"params": decayed, "weight_decay": weight_decay}, {"params": spared, "weight_decay": 0.0}]
+            spared = parameter.ndim < 2 or name.endswith(TOKENS)
+            groups.setdefault((scales.get(name, 1.0), spared), []).append(parameter)
+    ordered = sorted(groups.items(), key=lambda item: (-item[0][0], item[0][1]))
+    return [{"params": held, "weight_decay": 0.0 if spared else weight_decay, "lr_scale": scale} for (scale, spared), held in ordered]
+
+
+def _layer_scales(module: nn.Module, layer_decay: float) -> dict[str, float]:
+    """Shares of the rate by name, for the weights of every timm encoder in ``module``, by timm's own grouping into layers."""
+    scales: dict[str, float] = {}
+    for prefix, encoder in module.named_modules():
+        if hasattr(encoder, "group_matcher"):
+            layers = group_parameters(encoder, encoder.group_matcher(coarse=False), reverse=True)
+            top = len(encoder.blocks) + 1
+            scales |= {f"{prefix}.{name}": layer_decay ** (top - layer) for name, layer in layers.items()}
+    return scales
+
+
+def groups_in_words(groups: list[dict[str, Any]]) -> list[str]:
+    """A line for each parameter group that holds any: its share of the rate, decay, and how many weights."""
+    rows = [(group["lr_scale"], group["weight_decay"], sum(one.numel() for one in group["params"])) for group in groups]
+    return [f"  rate x {scale:<8.4g} weight decay {decay:<6.4g} {count:>12,} weights" for scale, decay, count in rows if count]
+
+
+def default_finetuning_lr(pretrained: bool) -> float:
+    """Base rate of a full fine-tuning: the MAE paper's 5e-4 from its weights, where layers learn at decaying rates; 1e-3 from scratch."""
+    return 5e-4 if pretrained else 1e-3
 
 
 def default_base_lr(steps: int) -> float:

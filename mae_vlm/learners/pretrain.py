@@ -7,12 +7,15 @@ from typing import Any
 
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 
+from mae_vlm.encoders.arithmetic import encoder_step
 from mae_vlm.encoders.towers import Features, Towers
 from mae_vlm.encoders.vit import Vit
-from mae_vlm.learners.mean import WeightedMean
 from mae_vlm.learners.optim import AdamW
+from mae_vlm.learners.sharding import blocks, shard
+from mae_vlm.learners.terms import Means, configured, keep, log_means, log_step
 from mae_vlm.objectives.base import Objective
 from mae_vlm.tokens.masking import Mask
 from mae_vlm.types import Batch
@@ -52,19 +55,21 @@ class Pretrainer(LightningModule):
         self.objectives = nn.ModuleDict({name: build(self.towers) for name, build in objectives.items()})
         self.optimizer = optimizer
         self.compile_blocks = compile
-        self.means: dict[str, WeightedMean] = {}  # a plain dict: they are no part of the weights
+        self.means = Means()
         self.terms: dict[str, list[Tensor]] = {}  # of the micro-batches of the current step
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, ModelParallelStrategy):
+            shard(self, self.trainer.strategy.root_device)
 
     def on_fit_start(self) -> None:
         if self.compile_blocks:  # per block, in place: the learner's own logging would break the graph, and names stay
-            for name, module in self.named_modules():
-                if name.rpartition(".")[0].endswith("blocks"):
-                    module.compile(dynamic=False)
+            for block in blocks(self):
+                block.compile(dynamic=False)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         total, logs = self._losses(self.features(batch))
-        for name, value in ({"loss": total.detach()} | logs).items():
-            self.terms.setdefault(f"train/{name}", []).append(value)
+        keep(self.terms, {"loss": total} | logs)
         return total
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -80,10 +85,10 @@ class Pretrainer(LightningModule):
         return {"id": [name for name, keep in zip(batch.ids, real.tolist(), strict=True) if keep], "features": features_BD.cpu()[real]}
 
     def on_validation_epoch_end(self) -> None:
-        self._log_means("val")
+        log_means(self, "val", self.means.take())
 
     def on_test_epoch_end(self) -> None:
-        self._log_means("test")
+        log_means(self, "test", self.means.take())
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         super().optimizer_step(*arguments, **named)
@@ -91,27 +96,26 @@ class Pretrainer(LightningModule):
             objective.after_step()
 
     def configure_optimizers(self) -> Any:
-        steps = self.trainer.estimated_stepping_batches
-        steps = int(steps) if steps != float("inf") else 0
-        images_per_step: int = self.trainer.datamodule.batch_size  # type: ignore[attr-defined]
-        optimizer, schedule = self.optimizer.build(self, images_per_step, steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        return configured(self, self.optimizer)
 
     def configure_gradient_clipping(
         self, optimizer: torch.optim.Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         terms, self.terms = self.terms, {}
-        if self.trainer._logger_connector.should_update_logs:  # what follows costs a reduction each: only where it is logged
-            for name, values in terms.items():  # the mean over micro-batches and processes is the loss of the whole step
-                self.log(name, torch.stack(values).mean(), prog_bar=name == "train/loss", sync_dist=True)
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters() if p.grad is not None])
-            self.log("optimizer/grad_norm", norm)
-            self.log("optimizer/lr", float(optimizer.param_groups[0]["lr"]))
+        log_step(self, terms, optimizer)
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
 
     def features(self, batch: Batch) -> Features:
         """One batch, seen lazily through the towers."""
         return Features(self.towers, batch, self.masking)
+
+    def flops_per_image(self) -> int:
+        """Operations of one training step on one picture, forward and backward: the passes that objectives share, and their own."""
+        image, parts = self.towers.image, list(self._parts().values())
+        visible = self.masking.visible(image.space)
+        patches = {"masked": visible, "full": image.space.patches}
+        passes = {view for part in parts for view in part.views}
+        return sum(encoder_step(image, patches[view]) for view in passes) + sum(part.flops_per_image(visible) for part in parts)
 
     def _losses(self, features: Features) -> tuple[Tensor, dict[str, Tensor]]:
         total = torch.zeros((), device=self.device)
@@ -125,17 +129,7 @@ class Pretrainer(LightningModule):
     def _evaluate(self, batch: Batch) -> None:
         """Add a batch to the running means, each real picture counting once; padding counts zero on every process."""
         total, logs = self._losses(self.features(batch))
-        count = batch.real_B.sum()
-        for name, value in ({"loss": total} | logs).items():
-            if name not in self.means:
-                self.means[name] = WeightedMean().to(self.device)
-            self.means[name].update(value, count)
+        self.means.add({"loss": total} | logs, batch.real_B.sum())
 
     def _parts(self) -> dict[str, Objective]:
         return {name: objective for name, objective in self.objectives.items() if isinstance(objective, Objective)}
-
-    def _log_means(self, stage: str) -> None:
-        for name, mean in self.means.items():
-            # already the mean over all processes, and logged on each: a callback that watches it decides alike everywhere
-            self.log(f"{stage}/{name}", mean.compute(), prog_bar=name == "loss")
-            mean.reset()

@@ -1,0 +1,160 @@
+"""Automatic choices of a fine-tuning: the encoder it starts from, the classes to learn, the rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lightning.pytorch.callbacks import Callback
+
+from mae_vlm.callbacks.embeddings import Embeddings
+from mae_vlm.callbacks.predictions import Predictions
+from mae_vlm.cli.chooser import Choice, Chooser
+from mae_vlm.cli.console import say
+from mae_vlm.convert import native
+from mae_vlm.data.summary import Summary
+from mae_vlm.heads.base import Head
+from mae_vlm.learners.finetune import Finetuner
+from mae_vlm.learners.optim import default_finetuning_lr
+from mae_vlm.types import sides
+
+FINETUNER = "mae_vlm.learners.finetune.Finetuner"
+EPOCHS = 100  # of MAE's fine-tuning of ViT-B (He et al. 2021, table 9)
+_LACKING = {
+    "classes": "labels to learn; put the pictures into a folder for each class, or name data.label_column",
+    "object_classes": "boxes of named objects to learn; give them with data.annotations",
+    "semantic_classes": "masks of named classes to learn; give them with data.annotations",
+}
+_NUMBERS = ("l1", "l2", "smooth_l1")
+_SEEN = ("image_size", "channels", "mean", "std")  # of the data, too: said there, it wins
+
+
+class Start(NamedTuple):
+    """The encoder to start from: the config of its run, its run, and which keys the user has set."""
+
+    encoder: dict[str, Any]
+    weights: str
+    explicit: frozenset[str]
+
+
+def start(config: dict[str, Any], explicit: Iterable[str]) -> Start | None:
+    """Where a fine-tuning starts, by ``model.weights`` of its config; ``explicit`` are the keys that the user has set.
+
+    Raises:
+        ValueError: there is no checkpoint of ours.
+    """
+    model = config.get("model") or {}
+    weights = (model.get("init_args") or {}).get("weights")
+    if model.get("class_path") != FINETUNER or weights is None:
+        return None
+    stated, _ = native.stated_encoder(weights)
+    return Start(stated, str(weights), frozenset(key.replace(".init_args", "") for key in explicit))
+
+
+def begin(model: Any, summary: Summary, verb: str, afresh: bool) -> None:
+    """Before a run: see that the data fits the heads, and where it begins ``afresh`` take its trained weights; nothing in pretraining.
+
+    Raises:
+        ValueError: the data or the weights do not fit.
+    """
+    if not isinstance(model, Finetuner):
+        return
+    if verb != "predict":
+        model.check(summary)
+    if afresh and model.weights is not None:
+        say(adopt(model, model.weights))
+
+
+def writer(model: Any, out: Path, source: str) -> Callback:
+    """What ``predict`` leaves behind: a fine-tuned model's answers, a pretrained one's features."""
+    return Predictions(out, source) if isinstance(model, Finetuner) else Embeddings(out)
+
+
+def adopt(model: Finetuner, weights: str) -> str:
+    """Let a Finetuner start from the encoder of a run; says in a line what became of its weights.
+
+    Raises:
+        ValueError: there is no checkpoint of ours, or its weights don't fit, with both sizes.
+    """
+    stated, state = native.stated_encoder(weights)
+    if "vit.patch_embed.proj.weight" not in state:
+        raise ValueError(f"model.weights {weights}: its checkpoint holds no weights of an encoder; give a run that was trained here")
+    patch = state["vit.patch_embed.proj.weight"].shape[-1]
+    height, width = sides(stated["init_args"].get("image_size") or 224)
+    try:
+        filled = model.adopt(state, (height // patch, width // patch))
+    except ValueError as problem:
+        raise ValueError(f"model.weights {weights}: {problem}") from problem
+    told = [f"encoder of {Path(weights)}: {len(state) - len(filled.unexpected)} weights taken"]
+    told += [filled.resampled] if filled.resampled else []
+    told += [f"missing there and new: {', '.join(filled.missing)}"] if filled.missing else []
+    told += [f"of no use here: {', '.join(filled.unexpected)}"] if filled.unexpected else []
+    return "; ".join(told)
+
+
+def is_one(c: Chooser) -> bool:
+    """Whether the config is of a fine-tuning."""
+    return str(c.get("model.class_path")) == FINETUNER
+
+
+def encoder_as(c: Chooser, start: Start) -> None:
+    """The encoder's options as in the run it starts from, but for what the user has set here."""
+    encoder = c.get("model.init_args.encoder")
+    if not isinstance(encoder, dict) or encoder.get("class_path") != start.encoder["class_path"]:
+        return
+    options = encoder.setdefault("init_args", {})
+    for name, value in start.encoder["init_args"].items():
+        said = f"model.encoder.{name}" in start.explicit or (name in _SEEN and f"data.{name}" in start.explicit)
+        if value is None or said or name in ("drop_path", "checkpoint_blocks") or options.get(name) == value:
+            continue
+        options[name] = value
+        c.choices.append(Choice(f"model.init_args.encoder.init_args.{name}", value, f"as in {start.weights}"))
+
+
+def heads(c: Chooser) -> None:
+    """Classes of the heads that need them.
+
+    Raises:
+        ValueError: the collection has no labels.
+    """
+    for name, head in (c.get("model.init_args.heads") or {}).items():
+        kind = _class_of(head)
+        if kind is not None and kind.learns:
+            options = head.setdefault("init_args", {})
+            number = options.get("loss") in _NUMBERS
+            options.setdefault("classes", None)
+            c.fill(f"model.init_args.heads.{name}.init_args.classes", partial(_classes, c, kind.learns, number))
+
+
+def _class_of(head: Any) -> type[Head] | None:
+    """The class that a config names; None where it is not one of ours, which the parser tells."""
+    module, _, name = str(head.get("class_path") if isinstance(head, dict) else "").rpartition(".")
+    if not module.startswith("mae_vlm.heads."):
+        return None
+    try:
+        kind = getattr(import_module(module), name, None)
+    except ImportError:
+        return None
+    return kind if isinstance(kind, type) and issubclass(kind, Head) else None
+
+
+def _classes(c: Chooser, learns: str, number: bool) -> tuple[Any, str]:
+    if number:
+        return 1, "one number to learn"
+    names = getattr(c.summary, learns)
+    if names is None:
+        where = c.summary.path or "the collection"
+        raise ValueError(f"{where} has no {_LACKING[learns]}")
+    return list(names), "of the training data"
+
+
+def rates(c: Chooser) -> None:
+    """Base rate and layer decay, by whether the encoder is trained already."""
+    at, weights = "model.init_args.optimizer.init_args", c.get("model.init_args.weights")
+    why = "from trained weights" if weights else "from scratch"
+    c.fill(f"{at}.base_lr", lambda: (default_finetuning_lr(weights is not None), why))
+    if weights:
+        c.fill(f"{at}.layer_decay", lambda: (0.75, f"{why}: lower layers learn less; 1.0 for none"))

@@ -1,0 +1,40 @@
+"""Whether model, pictures and checkpoint fit together: told before a run begins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from mae_vlm.convert import native
+from mae_vlm.data.module import Data
+
+
+def check_pictures(model: Any, data: Data) -> None:
+    """The encoder's size against the pictures', where the model is one of ours.
+
+    Raises:
+        ValueError: they are not the same.
+    """
+    towers = getattr(model, "towers", None)
+    if towers is None:
+        return
+    space, (height, width) = towers.image.space, data.size
+    channels = data.channels or data.inspect().channels
+    if (space.channels, space.height, space.width) != (channels, height, width):
+        raise ValueError(
+            f"the encoder takes {space.channels} x {space.height} x {space.width} (channels, height, width), the data gives "
+            f"{channels} x {height} x {width}; set data.image_size and data.channels, or leave the encoder's open"
+        )
+
+
+def check_weights(model: Any, checkpoint: Path) -> None:
+    """Sizes said on the command line win over a checkpoint's, and then its weights may have no place.
+
+    Raises:
+        ValueError: one has none.
+    """
+    stored, own = native.read(checkpoint)[1], model.state_dict()
+    for name in [*own, *stored]:
+        there, here = (list(state[name].shape) if name in state else "none" for state in (stored, own))
+        if there != here:
+            raise ValueError(f"{checkpoint} does not fit the model: {name} is {there} there and {here} here; keep its sizes")

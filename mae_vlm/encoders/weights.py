@@ -1,0 +1,45 @@
+"""Trained weights into an encoder that may see pictures of another size."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from timm.layers import resample_abs_pos_embed
+from torch import Tensor
+
+from mae_vlm.encoders.vit import Vit
+
+
+class Filled(NamedTuple):
+    """What became of a state dict: what of the encoder it lacked, what it had too many, and how positions were resampled, if they were."""
+
+    missing: list[str]
+    unexpected: list[str]
+    resampled: str = ""
+
+
+def fill(encoder: Vit, weights: dict[str, Tensor], grid: tuple[int, int]) -> Filled:
+    """Copy ``weights`` (names of ``encoder.state_dict()``), trained on ``grid`` (rows, columns of patches), into the encoder.
+
+    Positions of another grid are resampled bicubically in float32 (timm), class and register tokens kept.
+
+    Raises:
+        ValueError: none has a place, or one is of another size, with both sizes.
+    """
+    own, weights = encoder.state_dict(), dict(weights)
+    now = (encoder.space.rows, encoder.space.columns)
+    resampled = ""
+    table = weights.get("vit.pos_embed")
+    if table is not None and "vit.pos_embed" in own and grid != now:
+        prefix = 0 if encoder.vit.no_embed_class else encoder.prefix
+        weights["vit.pos_embed"] = resample_abs_pos_embed(table, list(now), list(grid), num_prefix_tokens=prefix)
+        resampled = f"positions resampled from {grid[0]} x {grid[1]} to {now[0]} x {now[1]} patches"
+    both = [name for name in weights if name in own]
+    if not both:
+        raise ValueError(f"none of the {len(weights)} weights has a place in this encoder, which has such as {next(iter(own))}")
+    for name in both:
+        if weights[name].shape != own[name].shape:
+            there, here = [*weights[name].shape], [*own[name].shape]
+            raise ValueError(f"the weights don't fit the encoder: {name} is {there} there and {here} here; leave the encoder's sizes open")
+    missing, unexpected = encoder.load_state_dict(weights, strict=False)
+    return Filled(list(missing), list(unexpected), resampled)
