@@ -66,7 +66,7 @@ class Checkpoint(LightningCheckpoint):
         self._random: list[dict[str, Any]] = []
         self._saved_step = self._seen_step = -1
         self._saved_at = time.monotonic()
-        self._resumes = True
+        self._resumes, self._stale = True, False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_step, self._saved_at, self._resumes = -1, time.monotonic(), True
@@ -92,9 +92,15 @@ class Checkpoint(LightningCheckpoint):
         if due:
             self.save(trainer)
 
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stale = self._saved_step == trainer.global_step
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        there = self._saved_step == trainer.global_step
+        if self._stale:  # written before the last validation, of which it must know, or a longer run would take its rows for a killed one's
+            self._saved_step = -1
         self.save(trainer)
-        if self.problem:
+        if self.problem and not there:
             raise ValueError(f"the run's last checkpoint is not written: {self.problem}; put that right and go on with --ckpt_path last")
 
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
