@@ -34,6 +34,11 @@ class Curves(TensorBoardLogger):
         self._attempt(lambda: self.experiment.add_image(tag, picture_CHW, step))
 
     @rank_zero_only
+    def log_embedding(self, tag: str, features_BD: Tensor, titles: list[str], thumbnails_BCHW: Tensor, step: int) -> None:
+        """Features for the projector, each with a title and a square picture, float 0 to 1."""
+        self._attempt(lambda: self.experiment.add_embedding(features_BD, titles, thumbnails_BCHW, step, tag))
+
+    @rank_zero_only
     def log_hyperparams(self, *arguments: Any, **named: Any) -> None:
         self._attempt(lambda: super(Curves, self).log_hyperparams(*arguments, **named))
 

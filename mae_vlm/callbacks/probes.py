@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from mae_vlm.callbacks.held_out import HeldOut, Scores, crosswise, placed, why_u
 from mae_vlm.callbacks.random_state import own_state, restore
 from mae_vlm.callbacks.throughput import Throughput
 from mae_vlm.data.reader import Reader
+from mae_vlm.data.transforms import Resize
 from mae_vlm.heads.parts.spectrum import deviation, effective_rank, uniformity
 from mae_vlm.learners.sharding import whole
 
@@ -71,6 +73,7 @@ class Probes(Callback):
         self.step = -1  # of the newest probe
         self.spent = self.newest = 0.0  # seconds of all probes, and of the newest
         self.part: HeldOut | None = None
+        self.features_BD: Tensor | None = None  # of the last block, at the newest probe
         self._warned = self._told = self._validated = self._watches = False
         self._before, self._began, self._probed_at = 0.0, 0.0, 0.0
         self._seen, self._images_per_step, self._fallen = -1, 0, 0
@@ -158,6 +161,7 @@ class Probes(Callback):
             count = self.count_for(trainer.estimated_stepping_batches * self._images_per_step)
             self.part = HeldOut(reader, count, trainer.global_rank, trainer.world_size)
         labels_B, features_LBD = self._looked_at(trainer, pl_module)
+        self.features_BD = None if labels_B is None else features_LBD[-1].cpu()
         told = {} if labels_B is None else self._measured(trainer, features_LBD, labels_B)
         restore([state], 0)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -247,7 +251,10 @@ class Probes(Callback):
 
 def _reader(trainer: pl.Trainer) -> Reader | None:
     """What reads the validation pictures, as validation does; None where there are none."""
-    loaders = trainer.val_dataloaders
+    loaders, data = trainer.val_dataloaders, getattr(trainer, "datamodule", None)
     loader = loaders[0] if isinstance(loaders, list | tuple) and loaders else loaders
     found = getattr(loader, "dataset", None)
+    if isinstance(found, Reader) and data is not None and data.val_size is not None:
+        found = copy(found)  # the encoder is looked at alone, and takes pictures of its own size
+        found.transform = Resize(data.size)
     return found if isinstance(found, Reader) else None

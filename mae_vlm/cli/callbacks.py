@@ -12,6 +12,7 @@ from mae_vlm.callbacks.bookends import Bookends
 from mae_vlm.callbacks.checkpoint import Checkpoint
 from mae_vlm.callbacks.ema import Ema
 from mae_vlm.callbacks.facts import Facts
+from mae_vlm.callbacks.gallery import Gallery
 from mae_vlm.callbacks.gradients import Gradients
 from mae_vlm.callbacks.guard import Guard
 from mae_vlm.callbacks.head_pictures import HeadPictures
@@ -42,5 +43,5 @@ def silent(bookends: Bookends, folder: Path, bar: bool, choices: list[dict[str, 
     quarantine = Quarantine()
     quarantine.folder = folder
     ours: list[Callback] = [MetricsPlace(), Signals(), Facts(folder, choices), bookends, Best(folder), HeadPictures(folder)]
-    ours += [Throughput(), Updates(), quarantine, Hparams()]
+    ours += [Throughput(), Updates(), quarantine, Hparams(), Gallery(folder)]
     return [*ours, *([progress()] if bar else []), Report(folder)]  # last: it reads what the others wrote
