@@ -43,20 +43,26 @@ class Best(Callback):
                 continue
             value = float(trainer.callback_metrics[tag])  # the same on all processes
             if better(value, self.values.get(head), higher):
-                self.values[head], self.steps[head] = value, trainer.global_step
-                self._save(trainer, "best.ckpt" if len(watched) == 1 else f"best_{head}.ckpt")
+                before = dict(self.values), dict(self.steps)
+                self.values[head], self.steps[head] = value, trainer.global_step  # which the file knows too
+                if not self._save(trainer, "best.ckpt" if len(watched) == 1 else f"best_{head}.ckpt"):
+                    self.values, self.steps = before
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         for head, (tag, _) in getattr(pl_module, "watched", {}).items():
             if head in self.values and trainer.is_global_zero:
                 print(f"best {tag}: {self.values[head]:.4f} at step {self.steps[head]}", flush=True)
 
-    def _save(self, trainer: pl.Trainer, name: str) -> None:
+    def _save(self, trainer: pl.Trainer, name: str) -> bool:
+        """Whether it is written; all processes say the same."""
+        written = True
         try:
             trainer.save_checkpoint(self.folder / "checkpoints" / name)
         except OSError as problem:
+            written = False
             trainer.strategy.barrier()  # where the others wait at the end of save_checkpoint
             warn(f"{name} of step {trainer.global_step} is not written: {problem}; the run goes on")
+        return bool(trainer.strategy.reduce_boolean_decision(written))
 
 
 def better(value: float, than: float | None, higher: bool) -> bool:

@@ -19,6 +19,7 @@ class Bookends(Callback):
         self.start: dict[str, float] = {}
         self.end: dict[str, float] = {}
         self._validated_step = -1
+        self._began = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"validated_step": self._validated_step, "start": self.start, "end": self.end}
@@ -27,6 +28,7 @@ class Bookends(Callback):
         self._validated_step, self.start, self.end = state_dict["validated_step"], state_dict["start"], state_dict["end"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._began = True
         if trainer.global_step == 0 or (self._validated_step != trainer.global_step and _is_due(trainer)):
             validate_now(trainer, pl_module)
 
@@ -39,18 +41,26 @@ class Bookends(Callback):
         if self._validated_step != trainer.global_step:
             validate_now(trainer, pl_module)
 
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that was cut off after its last step, in the validation there, has no step left to take: Lightning would just end."""
+        if self._began or not trainer.global_step or self._validated_step == trainer.global_step:
+            return
+        trainer.training = True
+        trainer.fit_loop.on_run_start()
+        trainer.fit_loop.on_run_end()
+
 
 def _is_due(trainer: pl.Trainer) -> bool:
     """Whether the run's schedule puts a validation after the step that was just taken."""
-    batches = trainer.global_step * trainer.accumulate_grad_batches
     if trainer.val_check_batch is None or trainer.val_check_batch == float("inf"):
         return False
-    every = int(trainer.val_check_batch)
+    every, batches = int(trainer.val_check_batch), int(trainer.num_training_batches)
+    epoch, steps = divmod(trainer.global_step, -(-batches // trainer.accumulate_grad_batches))
+    place = steps * trainer.accumulate_grad_batches  # an epoch's last step may be made of fewer batches
     if trainer.check_val_every_n_epoch is None:
-        return batches % every == 0
-    epoch, place = divmod(batches, int(trainer.num_training_batches))
+        return (epoch * batches + place) % every == 0
     if place == 0:  # at the end of epoch ``epoch - 1``
-        return epoch % trainer.check_val_every_n_epoch == 0 and int(trainer.num_training_batches) % every == 0
+        return epoch % trainer.check_val_every_n_epoch == 0 and batches % every == 0
     return (epoch + 1) % trainer.check_val_every_n_epoch == 0 and place % every == 0
 
 

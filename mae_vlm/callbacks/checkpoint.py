@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from mae_vlm import pieces, storage
 from mae_vlm.callbacks.expendable import warn
+from mae_vlm.callbacks.host_group import first_says
 from mae_vlm.callbacks.random_state import all_states, restore
 from mae_vlm.types import CHECKPOINT_FORMAT, CHECKPOINT_KEY
 
@@ -68,6 +70,9 @@ class Checkpoint(LightningCheckpoint):
         self._saved_at = time.monotonic()
         self._resumes, self._stale = True, False
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        restore(self._random, trainer.global_rank)  # for what others save before this callback's turn, the last one, comes
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_step, self._saved_at, self._resumes = -1, time.monotonic(), True
         self._seen_step = trainer.global_step
@@ -88,7 +93,7 @@ class Checkpoint(LightningCheckpoint):
         self._seen_step = step
         due = any(every and step % every == 0 for every in (self.every_n_steps, self.keep_every))
         if not due and step % 10 == 0:  # the first process's clock decides, or the others would not meet it in the barrier
-            due = trainer.strategy.broadcast(time.monotonic() - self._saved_at > 60 * self.every_n_minutes)
+            due = first_says(trainer, time.monotonic() - self._saved_at > 60 * self.every_n_minutes)
         if due:
             self.save(trainer)
 
@@ -142,7 +147,7 @@ class Checkpoint(LightningCheckpoint):
         if trainer.is_global_zero and not problem:
             try:
                 storage.point(file.with_name(storage.LAST), file)
-                self._prune(file.parent)
+                self._prune(trainer, file.parent)
             except OSError as error:
                 problem = _in_words(error)
         told: list[Any] = [problem] * trainer.world_size
@@ -150,11 +155,19 @@ class Checkpoint(LightningCheckpoint):
             dist.all_gather_object(told, problem)
         return next(filter(None, told), "")
 
-    def _prune(self, folder: Path) -> None:
-        numbered = [file for file in storage.checkpoints(folder) if file.name.startswith("step_")]
-        for file in numbered[self.keep_last :]:
-            if not (self.keep_every and int(file.stem.removeprefix("step_")) % self.keep_every == 0):
+    def _prune(self, trainer: pl.Trainer, folder: Path) -> None:
+        found = [file for file in storage.checkpoints(folder) if re.fullmatch(r"step_\d+", file.stem)]
+        numbered = {file: int(file.stem.removeprefix("step_")) for file in found}
+        stay = {*list(numbered)[: self.keep_last], *_for_rollback(trainer, numbered)}
+        for file, step in numbered.items():
+            if file not in stay and not (self.keep_every and step % self.keep_every == 0):
                 storage.remove(file)
+
+
+def _for_rollback(trainer: pl.Trainer, numbered: dict[Path, int]) -> list[Path]:
+    """Of checkpoints, newest first, what callbacks may need: the newest that is no newer than a step ``needed``, or else the oldest."""
+    found = (getattr(callback, "needed", None) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+    return [next((file for file, step in numbered.items() if step <= needed), list(numbered)[-1]) for needed in found if needed is not None]
 
 
 def _in_words(error: OSError) -> str:

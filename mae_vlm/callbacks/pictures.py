@@ -70,8 +70,9 @@ class Pictures(Callback):
                     self._show(trainer, name, picture_CHW.float().cpu())
             if self.encoder:
                 seen = {"features": colour_pictures, "attention": attention_pictures}
+                seeing = features.window(0, 0)  # all of a picture, unless it is larger than the encoder's
                 for name, draw in seen.items():
-                    sheet = draw(pl_module.towers.image, features.images_BCHW)
+                    sheet = draw(pl_module.towers.image, seeing.images_BCHW)
                     if sheet is not None:
                         self._show(trainer, name, sheet.float().cpu())
         pl_module.train(training)

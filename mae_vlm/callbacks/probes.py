@@ -15,6 +15,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from mae_vlm.callbacks.held_out import HeldOut, Scores, crosswise, placed, why_unlabelled
+from mae_vlm.callbacks.host_group import first_says
 from mae_vlm.callbacks.random_state import own_state, restore
 from mae_vlm.callbacks.throughput import Throughput
 from mae_vlm.data.reader import Reader
@@ -133,9 +134,9 @@ class Probes(Callback):
         if self.every_n_steps is not None and step % self.every_n_steps == 0:
             return True
         if self.every_n_minutes is not None and step % _LOOK == 0:
-            return bool(trainer.strategy.broadcast(self.clock() - self._probed_at > 60 * self.every_n_minutes))
+            return first_says(trainer, self.clock() - self._probed_at > 60 * self.every_n_minutes)
         if self.every_n_steps is None and self.every_n_minutes is None and validated:
-            return bool(trainer.strategy.broadcast(self.affords()))
+            return first_says(trainer, self.affords())
         return False
 
     def affords(self) -> bool:

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies.launchers.subprocess_script import _SubprocessScriptLauncher
 
 from mae_vlm.callbacks.checkpoint import Checkpoint
+from mae_vlm.callbacks.host_group import host_group
 
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
 _EVERY = 2.0  # seconds between two looks at the other processes, about
@@ -46,15 +47,26 @@ class Signals(Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.received, self._ticks, self._next, self._asked_at, self._asked = 0, 0, 1, 0, time.monotonic()
         self._step = trainer.global_step
-        if trainer.world_size > 1:
-            self._group = dist.new_group(backend="gloo")
         for number in SIGNALS:  # now, because Lightning's own handlers, which work inside the handler, came before
             self._before[number] = signal.signal(number, self._note)
+        # Lightning's loop asks the device for its own flag at every batch, which its handlers, now gone, would set
+        trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing  # type: ignore[method-assign]
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+    def look_after_step(self, trainer: pl.Trainer) -> None:
+        """To be called when all other callbacks have seen the step: a checkpoint written now holds what they logged."""
         if trainer.global_step != self._step:  # between the micro-steps of one step there is nothing to save
             self._step = trainer.global_step
             self._look(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._ask_next()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._ask_next()
+
+    def _ask_next(self) -> None:
+        """Steps of training and of validation take unlike long: what the ones took says nothing of when to ask among the others."""
+        self._asked_at, self._next, self._asked = self._ticks, self._ticks + 1, time.monotonic()
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *arguments: Any, **named: Any) -> None:
         if self._before:
@@ -74,6 +86,8 @@ class Signals(Callback):
         self._ticks += 1
         if self._ticks < self._next:
             return
+        if trainer.world_size > 1 and self._group is None:
+            self._group = host_group()
         told = self.received if self._group is None else self._ask()
         if told:
             self._stop(trainer, told)
@@ -103,6 +117,20 @@ class Signals(Callback):
         # Lightning kills the first process as soon as one that it started ends with another code than 0
         helper = isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher) and trainer.local_rank > 0
         raise Stopped(0 if helper else 128 + number)
+
+
+class StepEnd(Callback):
+    """Lets ``signals`` be looked at behind all callbacks that log a step; it stands last among them, and they before."""
+
+    def __init__(self, signals: Signals) -> None:
+        self.signals = signals
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.signals.look_after_step(trainer)
+
+
+def _nothing() -> None:
+    """In the place of a question that nobody needs an answer to."""
 
 
 def requeue() -> bool:

@@ -23,7 +23,7 @@ from mae_vlm.callbacks.probes import Probes
 from mae_vlm.callbacks.progress import progress
 from mae_vlm.callbacks.quarantine import Quarantine
 from mae_vlm.callbacks.report import Report
-from mae_vlm.callbacks.signals import Signals
+from mae_vlm.callbacks.signals import Signals, StepEnd
 from mae_vlm.callbacks.throughput import Throughput
 from mae_vlm.callbacks.updates import Updates
 
@@ -42,6 +42,8 @@ def silent(bookends: Bookends, folder: Path, bar: bool, choices: list[dict[str, 
     """The callbacks without options, in the order in which they act; ``bookends`` early: it validates once more at the end."""
     quarantine = Quarantine()
     quarantine.folder = folder
-    ours: list[Callback] = [MetricsPlace(), Signals(), Facts(folder, choices), bookends, Best(folder), HeadPictures(folder)]
+    signals = Signals()
+    ours: list[Callback] = [MetricsPlace(), signals, Facts(folder, choices), bookends, Best(folder), HeadPictures(folder)]
     ours += [Throughput(), Updates(), quarantine, Hparams(), Gallery(folder)]
-    return [*ours, *([progress()] if bar else []), Report(folder)]  # last: it reads what the others wrote
+    # StepEnd after all that log a step; Report last: it reads what the others wrote
+    return [*ours, *([progress()] if bar else []), StepEnd(signals), Report(folder)]

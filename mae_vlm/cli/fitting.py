@@ -7,13 +7,15 @@ from typing import Any
 
 from mae_vlm.convert import native
 from mae_vlm.data.module import Data
+from mae_vlm.heads.parts.windows import check_canvas
+from mae_vlm.types import sides
 
 
 def check_pictures(model: Any, data: Data) -> None:
     """The encoder's size against the pictures', where the model is one of ours.
 
     Raises:
-        ValueError: they are not the same.
+        ValueError: they are not the same, or a head cannot take those of ``data.val_size``.
     """
     towers = getattr(model, "towers", None)
     if towers is None:
@@ -25,6 +27,18 @@ def check_pictures(model: Any, data: Data) -> None:
             f"the encoder takes {space.channels} x {space.height} x {space.width} (channels, height, width), the data gives "
             f"{channels} x {height} x {width}; set data.image_size and data.channels, or leave the encoder's open"
         )
+    if data.val_size is None or sides(data.val_size) == (height, width):
+        return
+    heads = getattr(model, "heads", {}).items()
+    plain = [f"head {name}" for name, head in heads if not head.windowed] or ([] if heads else ["pretraining"])
+    if plain:
+        raise ValueError(
+            f"data.val_size {data.val_size} is larger than the encoder's pictures, which {plain[0]} does not take; leave it out"
+        )
+    try:
+        check_canvas(sides(data.val_size), space)
+    except ValueError as problem:
+        raise ValueError(f"data.val_size {data.val_size}: {problem}") from None
 
 
 def check_weights(model: Any, checkpoint: Path) -> None:

@@ -67,12 +67,12 @@ def _leaves(value: Any, place: str) -> Iterator[tuple[str, str]]:
     elif isinstance(value, list | tuple):
         for part in value:
             yield from _leaves(part, place)
-    elif isinstance(value, str) and value:
-        yield place, value
+    elif value is not None and not isinstance(value, bool) and str(value):
+        yield place, str(value)
 
 
 def _why(place: str, text: str, hidden: Mapping[str, str]) -> str:
-    if _NAME.search(place) and text.lower() not in ("null", "none", "true", "false"):
+    if _NAME.search(place) and not re.fullmatch(r"[0-9]{1,4}", text) and text.lower() not in ("null", "none", "true", "false"):
         return "is a password or token by its name"
     if address := _USER.search(text):
         return f"holds a user or password ({address[1]}://***@...)"

@@ -38,8 +38,9 @@ def check_options(data: Data) -> None:
         raise ValueError(f"data.format {data.format} needs pictures; set data.path")
     if data.format == "scenes" and data.path is not None:
         raise ValueError(f"data.format scenes would ignore data.path {data.path}; set data.format to auto")
-    if data.image_size is not None and min(sides(data.image_size)) < 1:
-        raise ValueError(f"data.image_size {data.image_size} must be positive: one side, or height and width in pixels")
+    for option, size in (("image_size", data.image_size), ("val_size", data.val_size)):
+        if size is not None and min(sides(size)) < 1:
+            raise ValueError(f"data.{option} {size} must be positive: one side, or height and width in pixels")
     if data.channels is not None and data.channels < 1:
         raise ValueError(f"data.channels {data.channels} must be at least 1: 1 for grey, 3 for RGB, more for pictures of more bands")
     if data.bits not in (None, 8, 16):

@@ -33,6 +33,7 @@ def loader(reader: Reader, order: Order, workers: int, picture_bytes: int) -> Da
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
         worker_init_fn=start_worker,
+        generator=torch.Generator(),  # its own: a draw from torch's common one, at each start, would not be repeated by a resumed run
         prefetch_factor=_batches_ahead(workers, order, picture_bytes) if workers else None,
     )
 

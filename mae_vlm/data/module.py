@@ -41,19 +41,18 @@ class Data(LightningDataModule):
             masks, captions, karpathy, qa, vqav2, visual_genome. With a mixture auto.
         annotations: Annotation files to read, where a collection brings several; relative to the folder they lie in.
         val_path: Pictures to validate with; wins over the collection's own split, and that over val_fraction.
-        val_fraction: Share of the pictures kept for validation, chosen by a hash of their names so that it stays as pictures are
-            added; 0 for none. Automatic: 0.05, at most 10,000 pictures.
+        val_fraction: Share kept for validation, by a hash of their names, so that it stays; 0 for none. Automatic: 0.05, at most 10,000.
         mixture: Several collections instead of one path, as [{path: A, weight: 3}, {path: B}]. Every batch holds each in proportion to
             its weight; an epoch is as many pictures as all of them hold, and none comes again before all of its collection came.
         image_size: Pixels of the pictures the model sees: one side, or height and width. Automatic: the collection's own up to 96,
             else 224 (the command line chooses 96 on a CPU).
+        val_size: The same outside of training, where heads look at larger pictures through windows. Automatic: image_size.
         channels: 1 for grey, 3 for RGB, more for pictures of more bands. Automatic: 1 where all pictures are grey.
         bits: 8 or 16 for each channel of a pixel. Automatic: 16 where the pictures have more than 8.
         value_range: Lowest and highest value of a pixel in the files, where it is not the whole range of their type.
         batch_size: Pictures per optimizer step, over all processes and accumulated steps. Automatic: 256
             (the command line: 128 on a CPU, 1,024 on GPUs), fewer if the collection is small.
-        num_workers: Loader processes for each training process; 0 loads in the training process. Automatic: one per core,
-            at most 8 (the command line: half of the cores on a CPU, which also train).
+        num_workers: Loaders for each training process, 0 for itself. Automatic: 1 a core, at most 8 (command line: on a CPU half of them).
         order: How an epoch is shuffled: full, or blocks (shards or row groups in another order, and four at a time as one: for slow or
             remote disks). auto is full, but blocks for remote shards and tables too large for memory.
         crop_scale: Smallest and largest share of a picture's area that a training crop takes.
@@ -85,6 +84,7 @@ class Data(LightningDataModule):
         val_fraction: float | None = None,
         mixture: list[Ingredient] | None = None,
         image_size: int | tuple[int, int] | None = None,
+        val_size: int | tuple[int, int] | None = None,
         channels: int | None = None,
         bits: int | None = None,
         value_range: tuple[float, float] | None = None,
@@ -114,7 +114,7 @@ class Data(LightningDataModule):
         self.path, self.format, self.annotations, self.val_path, self.val_fraction = path, format, annotations, val_path, val_fraction
         self.mixture = [one if isinstance(one, Ingredient) else Ingredient(**dict(one)) for one in mixture or []]
         self.image_size, self.channels, self.bits, self.value_range = image_size, channels, bits, value_range
-        self.batch_size, self.num_workers, self.order = batch_size, num_workers, order
+        self.val_size, self.batch_size, self.num_workers, self.order = val_size, batch_size, num_workers, order
         self.crop_scale, self.framing, self.zoom, self.flip, self.mean, self.std = crop_scale, framing, zoom, flip, mean, std
         self.wants: frozenset[str] = frozenset()  # of boxes, masks and semantic: what the model's heads ask for
         self.columns = Columns(image_column, label_column, caption_column, question_column, answer_column, split_column)
@@ -157,10 +157,9 @@ class Data(LightningDataModule):
     @property
     def size(self) -> tuple[int, int]:
         """(height, width) of the batches: ``image_size``, or the automatic choice."""
-        if self.image_size is None:
-            summary = self.inspect()
-            return automatic_size(summary.height, summary.width)
-        return sides(self.image_size)
+        if self.image_size is not None:
+            return sides(self.image_size)
+        return automatic_size(self.inspect().height, self.inspect().width)
 
     def _opened(self) -> dict[str, Source]:
         """The sources by part: "train", and "val" and "test" where there are any, and "all" that predict goes over."""
@@ -187,7 +186,8 @@ class Data(LightningDataModule):
     def setup(self, stage: str | None = None) -> None:
         """Opens the collection and checks that the options fit it; called by Lightning on every process."""
         check_fit(self, self.channels or self.inspect().channels, self._opened()["train"])
-        check_known(self, self.inspect())
+        if stage != "predict":  # an answer needs no truth
+            check_known(self, self.inspect())
         if stage in (None, "fit"):
             self._order = self._train_order()
 
@@ -275,7 +275,8 @@ class Data(LightningDataModule):
         share = max(1, min(_MOST_AT_ONCE, batch_size // (world * accumulation)))  # no gradients, but unmasked: a training batch may not fit
         share += share % 2  # pairs of neighbours, which some metrics compare, stay in one process
         order = Order(InTurn(len(self._opened()[part])), share * world, world, rank, drop_last=False)
-        return self._loader(part, Fit(self.size) if self._whole else Resize(self.size), order)
+        size = sides(self.val_size or self.size)
+        return self._loader(part, Fit(size) if self._whole else Resize(size), order)
 
     def _loader(self, part: str, transform: Transform, order: Order) -> DataLoader[Batch]:
         world, source = self._processes()[0], self._opened()[part]
@@ -295,6 +296,5 @@ class Data(LightningDataModule):
 
     def _processes(self) -> tuple[int, int, int]:
         """(processes, this one's rank, accumulated steps) of the trainer; (1, 0, 1) without one."""
-        if self.trainer is None:
-            return 1, 0, 1
-        return self.trainer.world_size, self.trainer.global_rank, self.trainer.accumulate_grad_batches
+        trainer = self.trainer
+        return (1, 0, 1) if trainer is None else (trainer.world_size, trainer.global_rank, trainer.accumulate_grad_batches)

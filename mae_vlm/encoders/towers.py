@@ -5,6 +5,7 @@ Letters: B pictures, C channels, H, W pixels, N patches, P numbers in a patch.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -67,6 +68,12 @@ class Features:
         if key not in self._maps:
             self._maps[key] = tapped(self._towers.image, self.images_BCHW, *key)
         return self._maps[key]
+
+    def window(self, top: int, left: int) -> Features:
+        """Of pictures larger than the encoder's, what it sees of that part of its size whose corner is at these pixels."""
+        space = self._towers.image.space
+        part = (..., slice(top, top + space.height), slice(left, left + space.width))
+        return Features(self._towers, replace(self.batch, images_BCHW=self.batch.images_BCHW[part]))
 
     def held(self, last: int) -> Held:
         """All tokens before the ``last`` blocks, and these blocks, see :func:`mae_vlm.encoders.passes.held`."""

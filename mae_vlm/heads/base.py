@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
@@ -24,8 +24,10 @@ class Head(nn.Module, ABC):
         wants: what ``Batch.targets`` must hold for it: of boxes, masks and semantic (``mae_vlm.data.targets``).
         learns: whose names it needs as ``classes``: classes, object_classes or semantic_classes of the data's summary; empty for none.
         normed: whether it looks at the encoder's final norm; one that no head looks at is not trained.
+        windowed: whether it takes pictures larger than the encoder's (``data.val_size``), outside of training.
         mixes: whether :meth:`prepare` changes pictures, which no other head could then learn from.
         best: the metric by which the best checkpoint is kept, and whether higher is better.
+        progress: how much of the training is over, 0 to 1; the learner sets it before each step.
 
     Args:
         towers: the encoders it will see through ``Features``.
@@ -35,9 +37,9 @@ class Head(nn.Module, ABC):
         ValueError: a negative weight.
     """
 
-    wants: ClassVar[frozenset[str]] = frozenset()
     learns: ClassVar[str] = ""
     normed: ClassVar[bool] = True
+    windowed: ClassVar[bool] = False
     best: tuple[str, bool]
 
     def __init__(self, towers: Towers, weight: float = 1.0) -> None:
@@ -45,6 +47,16 @@ class Head(nn.Module, ABC):
         if weight < 0:
             raise ValueError(f"head weight {weight} given, allowed is 0 or more")
         self.weight = weight
+        self.progress = 0.0
+
+    @property
+    def wants(self) -> frozenset[str]:
+        return frozenset()
+
+    @classmethod
+    def learned(cls, options: dict[str, Any]) -> str:
+        """What it ``learns`` when built with these options."""
+        return cls.learns
 
     @property
     def mixes(self) -> bool:

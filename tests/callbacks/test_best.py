@@ -23,7 +23,7 @@ def a_run(folder, values, watched, first=1):
 
         trainer = SimpleNamespace(
             state=SimpleNamespace(fn="fit"), global_step=step, callback_metrics=metrics, save_checkpoint=save,
-            is_global_zero=True, strategy=SimpleNamespace(barrier=lambda: None),
+            is_global_zero=True, strategy=SimpleNamespace(barrier=lambda: None, reduce_boolean_decision=bool),
         )  # fmt: skip
         best.on_validation_end(trainer, SimpleNamespace(watched=watched))
     return best

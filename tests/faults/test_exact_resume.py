@@ -25,6 +25,7 @@ CASES = [  # kills, workers, accumulation
     pytest.param([AT_END], 0, 1, id="at an epoch's end"),
     pytest.param(TWICE, 0, 1, id="twice in one epoch"),
     pytest.param([IN_VALIDATION], 0, 1, id="during validation"),
+    pytest.param([{"step": 12, "where": "val"}], 0, 1, id="during the last validation"),
     pytest.param([WITHIN], 0, 2, id="within an epoch, accumulating"),
     pytest.param([AT_END], 0, 2, id="at an epoch's end, accumulating"),
     pytest.param([IN_VALIDATION], 0, 2, id="during validation, accumulating"),
@@ -105,14 +106,15 @@ def test_killed_and_started_again(whole, tmp_path, kills, workers, accumulation)
     ends_as(undisturbed, tmp_path, number=0 if saved else 1)  # a run that left no checkpoint keeps its folder
 
 
-def test_drawn_numbers_go_on_where_they_were(tmp_path):
+@pytest.mark.parametrize("kill", [WITHIN, AT_END, IN_VALIDATION], ids=["within an epoch", "at an epoch's end", "during validation"])
+def test_drawn_numbers_go_on_where_they_were(tmp_path, kill):
     """Noise in the gradients comes from torch's generator: its state is in the checkpoint, one for each process."""
     noise = {"class_path": "tests.faults.killer.Jitter"}
     words = ["fit", *TINY, *LENGTH, "--ckpt_path", "auto"]
     alone = ["--trainer.callbacks", json.dumps([noise])]
     assert in_new_process(*words, *alone, "--trainer.default_root_dir", tmp_path / "whole", cwd=tmp_path).returncode == 0
     cut = ["--trainer.default_root_dir", tmp_path / "cut"]
-    killed = ["--trainer.callbacks", json.dumps([noise, harming(tmp_path / "mark", 7)])]
+    killed = ["--trainer.callbacks", json.dumps([noise, harming(tmp_path / "mark", **kill)])]
     assert in_new_process(*words, *killed, *cut, cwd=tmp_path).returncode == -signal.SIGKILL
     assert in_new_process(*words, *alone, *cut, cwd=tmp_path).returncode == 0
     ends_as(tmp_path / "whole" / "default" / "version_0", tmp_path / "cut")
