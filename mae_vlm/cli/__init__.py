@@ -17,6 +17,7 @@ COMMANDS = {
     "tune": "a batch size and a learning rate, found in some minutes: tune --config X [--batch-size] [--lr]",
     "ablate": "which setting earns its cost: ablate --config X --vary KEY=V1,V2 --seeds 3 --steps N",
     "convert": "write a run's encoder in another format: convert RUN --to timm --out DIR",
+    "robustness": "what a fine-tuned run is worth on spoilt pictures: robustness RUN [--data.path X]",
     "report": "what a run learned, what it cost and what to change, as one page: report RUN",
 }
 
@@ -36,6 +37,16 @@ writes a picture of the rates into runs/NAME/tune_N. Without --batch-size or --l
 
   python -m mae_vlm tune --data.path MY_PHOTOS
   python -m mae_vlm tune --config X --lr"""
+
+ROBUSTNESS = """usage: python -m mae_vlm robustness RUN [--pictures N] [--out DIR] [--seed S] [--data.path X] [options of validate]
+
+Measures every head of a fine-tuned run (a folder, of which the best checkpoint is taken, or a .ckpt file) by its own metric on validation
+pictures with common corruptions at five strengths, hidden patches and an attack; of classifiers also shuffled parts and how far their
+scores can be trusted. Looks at --pictures of them (1000), drawn by --seed (0), and writes robustness.csv, robustness.md, robustness.svg
+and pictures.png into RUN/robustness, or --out. Other data: --data.path, with labels of the same classes.
+
+  python -m mae_vlm robustness runs/quick_classify/version_0
+  python -m mae_vlm robustness RUN --pictures 200 --trainer.accelerator cpu"""
 
 USAGE = """usage: python -m mae_vlm VERB [options]      (python -m mae_vlm VERB --help tells its options)
 
@@ -63,7 +74,7 @@ def main(arguments: list[str]) -> int:
         from mae_vlm.cli.training import run
 
         return run(verb, arguments[1:])
-    if verb in ("doctor", "tune"):
+    if verb in ("doctor", "tune", "robustness"):
         return _on_a_config(verb, arguments[1:])
     if verb in COMMANDS:
         command = import_module(f"mae_vlm.commands.{verb}")
@@ -77,7 +88,7 @@ def main(arguments: list[str]) -> int:
 
 def _on_a_config(verb: str, arguments: list[str]) -> int:
     if "-h" in arguments or "--help" in arguments:
-        print({"doctor": DOCTOR, "tune": TUNE}[verb])
+        print({"doctor": DOCTOR, "tune": TUNE, "robustness": ROBUSTNESS}[verb])
         return 0
     code: int = import_module(f"mae_vlm.cli.{verb}").run(arguments)
     return code

@@ -1,0 +1,1 @@
+"""How much a fine-tuned model loses when pictures are spoilt: corruptions, hidden patches, an attack, and whether it knows."""
