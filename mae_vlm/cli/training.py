@@ -86,7 +86,8 @@ class Training(LightningCLI):
 
     def add_arguments_to_parser(self, parser: Any) -> None:
         parser.add_argument("--name", type=str | None, default=None, help="name of the run's folder; default: the first config's stem")
-        parser.add_argument("--out", type=str | None, default=None, help="predict: folder for the features; default: RUN/predictions")
+        parser.add_argument("--out", type=str | None, default=None, help="predict: folder for what it finds; default: RUN/predictions")
+        parser.add_argument("--draw", type=bool, default=False, help="predict: also write the pictures with a head's answer on them")
         for name, callback in CONFIGURED.items():
             parser.add_lightning_class_args(callback, name)
 
@@ -197,7 +198,7 @@ class Training(LightningCLI):
             self.datamodule.adopt(self.sources)
             self.datamodule.trainer = self.trainer
             self.datamodule.wants = getattr(self.model, "wants", frozenset())
-            self.datamodule.setup("fit" if self.verb == "fit" else "validate")
+            self.datamodule.setup(self.verb if self.verb in ("fit", "predict") else "validate")
             check_pictures(self.model, self.datamodule)
             if self.checkpoint is not None:
                 check_weights(self.model, self.checkpoint)
@@ -232,7 +233,10 @@ class Training(LightningCLI):
         if self.verb == "predict":
             out = self.config[self.verb].out
             place = Path(out) if out else self.folder / "predictions"
-            ours.append(finetuning.writer(self.model, place, f"{self.checkpoint} of {self.config[self.verb].data.path}"))
+            writer = finetuning.writer(self.model, place, f"{self.checkpoint} of {self.config[self.verb].data.path}")
+            if isinstance(writer, Predictions):
+                writer.draw = self.config[self.verb].draw
+            ours.append(writer)
         return super()._instantiate_trainer(config, [*callbacks, *ours])
 
     def _tell(self, problem: Exception) -> None:
