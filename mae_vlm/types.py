@@ -328,10 +328,11 @@ class Prediction:
     Attributes:
         scores: float32 ``[classes]``: of the whole picture, from 0 to 1; of a regression, its values.
         boxes: float32 ``[objects, 4]``: left, top, right, bottom, the last two exclusive.
-        object_scores: float32 ``[objects]``, the highest first; of ``boxes``, ``masks`` or both.
+        object_scores: float32 ``[objects]``, the highest first; of ``boxes``, ``masks`` or both. Of ``segments`` in their order.
         object_classes: int64 ``[objects]``.
         masks: bool ``[objects, H, W]``.
         semantic: uint8 or int16 ``[H, W]``: a class for every pixel.
+        segments: int32 ``[H, W]``: 0 where there is nothing, k for object k - 1; none overlap.
     """
 
     id: str
@@ -341,3 +342,4 @@ class Prediction:
     object_classes: Tensor | None = None
     masks: Tensor | None = None
     semantic: Tensor | None = None
+    segments: Tensor | None = None

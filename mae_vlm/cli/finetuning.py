@@ -122,11 +122,12 @@ def heads(c: Chooser) -> None:
     """
     for name, head in (c.get("model.init_args.heads") or {}).items():
         kind = _class_of(head)
-        if kind is not None and kind.learns:
+        learns = "" if kind is None else kind.learned(head.get("init_args") or {})
+        if learns:
             options = head.setdefault("init_args", {})
             number = options.get("loss") in _NUMBERS
             options.setdefault("classes", None)
-            c.fill(f"model.init_args.heads.{name}.init_args.classes", partial(_classes, c, kind.learns, number))
+            c.fill(f"model.init_args.heads.{name}.init_args.classes", partial(_classes, c, learns, number))
 
 
 def _class_of(head: Any) -> type[Head] | None:

@@ -70,6 +70,7 @@ class Finetuner(LightningModule):
         self.metrics: dict[str, MetricCollection] = {}  # plain dicts: they are no part of the weights
         self.results: dict[str, dict[str, Tensor]] = {}  # of the newest validation, by head
         self.terms: dict[str, list[Tensor]] = {}  # of the micro-batches of the current step
+        self.steps = float("inf")  # optimizer steps of the whole run, where its length is known
         self.answered: set[str] = set()  # pictures that an earlier, unfinished predict has told of
 
     def adopt(self, weights: dict[str, Tensor], grid: tuple[int, int]) -> Filled:
@@ -134,7 +135,12 @@ class Finetuner(LightningModule):
         if self.optimizer.layer_decay is not None:
             self.trainer.print("\n".join(["parameter groups:", *groups_in_words(self.trainer.optimizers[0].param_groups)]))
 
+    def on_train_start(self) -> None:
+        self.steps = float(self.trainer.estimated_stepping_batches)
+
     def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        for head in self._parts().values():
+            head.progress = self.trainer.global_step / self.steps
         accumulation = self.trainer.accumulate_grad_batches
         if batch_index % accumulation:
             return
