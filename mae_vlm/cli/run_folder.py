@@ -59,5 +59,6 @@ def closing_lines(
     lines += [f"{name:<{widest}}  {start.get(name, float('nan')):>8.4f}  {end[name]:>8.4f}" for name in sorted(end)]
     lines += [*probes, "", f"run folder:   {folder}"]
     if picture is not None:
-        lines.append(f"picture:      {picture}   (original, masked, reconstruction, pasted)")
+        what = "   (original, masked, reconstruction, pasted)" if picture.name.startswith("reconstruction") else ""
+        lines.append(f"picture:      {picture}{what}")
     return [*lines, f"look at it:   tensorboard --logdir {folder}"]
