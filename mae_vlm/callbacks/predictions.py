@@ -1,4 +1,4 @@
-"""What a classifier says of every picture, as a table: what ``predict`` leaves behind for a fine-tuned run."""
+"""What heads say of every picture, as files: what ``predict`` leaves behind for a fine-tuned run."""
 
 from __future__ import annotations
 
@@ -13,14 +13,25 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from mae_vlm import storage
+from mae_vlm.callbacks import predicted_objects, predicted_scores
+from mae_vlm.callbacks.predicted_drawings import write_drawing
+from mae_vlm.callbacks.predicted_maps import write_map, write_names
+from mae_vlm.callbacks.predicted_panoptic import FOLDER, join_panoptic, write_panoptic
 from mae_vlm.types import Batch, Prediction
 
-_MOST = 5  # classes told of a picture
 _MARK = "unfinished.json"
+_SIZED = ["id", "height", "width"]  # columns of a part whose answers are files of their own
 
 
 class Predictions(BasePredictionWriter):
-    """Writes ``predictions.csv`` (of several heads ``<head>.csv``) into ``out``: id, class, score, then the next best classes with theirs.
+    """Writes into ``out``, of several heads with the head's name in front:
+
+    - ``predictions.csv`` (of several heads ``<head>.csv``): of a classifier id, class, score, then the next best classes with theirs; of a
+      detector a row for each object whose score reaches the threshold that validation found best.
+    - ``detections.json`` and ``images.json``: all objects in COCO's format, and the pictures and categories that its numbers stand for.
+    - ``maps``: a class for every pixel, as PNG, and their names.
+    - ``panoptic`` and ``panoptic.json``: segments, as COCO has them (of several heads in a folder of the head's name).
+    - ``drawn``: with ``draw``, the pictures with the answer on them.
 
     Each process writes a part of its own, batch by batch; at the end they are put together. Started again after a kill with the same
     ``source`` (checkpoint and pictures), it goes on: what is written is not computed again. Pictures that cannot be read are left out,
@@ -29,11 +40,12 @@ class Predictions(BasePredictionWriter):
     Args:
         out: the folder.
         source: what the answers come from, in words; parts of another source are thrown away.
+        draw: write ``drawn`` too.
     """
 
-    def __init__(self, out: Path, source: str) -> None:
+    def __init__(self, out: Path, source: str, draw: bool = False) -> None:
         super().__init__(write_interval="batch")
-        self.out, self.source = out, source
+        self.out, self.source, self.draw = out, source, draw
         self.files: list[Path] = []
         self.count = 0
         self._open: dict[str, Any] = {}
@@ -43,9 +55,7 @@ class Predictions(BasePredictionWriter):
             self.out.mkdir(parents=True, exist_ok=True)
             self._take_over()
         trainer.strategy.barrier()
-        parts = {file: _whole_rows(file) for file in sorted(self.out.glob("*.part.csv"))}
-        heads = list(pl_module.heads)
-        done = [{row[0] for file, rows in parts.items() if file.name.startswith(f"{head}.") for row in rows[1:]} for head in heads]
+        done = [set[str]().union(*map(_ids, self._parts(head))) for head in pl_module.heads]
         pl_module.answered = set.intersection(*done) if done else set()
         trainer.strategy.barrier()  # all have read before one writes
 
@@ -60,10 +70,9 @@ class Predictions(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         for head, answers in prediction.items():
-            kind = pl_module.heads[head]
-            rows = [row(one, kind) for one in answers if one.id not in pl_module.answered]
-            if rows:
-                self._write(f"{head}.{trainer.global_rank}.part.csv", header(kind), rows)
+            fresh = [one for one in answers if one.id not in pl_module.answered]
+            if fresh:
+                self._answers(head, fresh, pl_module, batch, trainer.global_rank)
         if batch.broken:
             self._write(f"broken.{trainer.global_rank}.part.csv", ["id", "reason"], [list(one) for one in batch.broken])
 
@@ -73,38 +82,105 @@ class Predictions(BasePredictionWriter):
         self._open = {}
         trainer.strategy.barrier()
         if trainer.is_global_zero:
-            for head in [*pl_module.heads, "broken"]:
-                self._join(head, "predictions" if head != "broken" and len(pl_module.heads) == 1 else head)
+            for head, kind in pl_module.heads.items():
+                self._join(head, kind, len(pl_module.heads) == 1)
+            self._join_table("broken", "broken.csv")
             (self.out / _MARK).unlink()
+
+    # -- while they come
+
+    def _answers(self, head: str, answers: list[Prediction], module: Any, batch: Batch, rank: int) -> None:
+        """Write what one head says of some pictures: files first, then the rows, which say that a picture is done."""
+        kind, alone = module.heads[head], len(module.heads) == 1
+        images = dict(zip(batch.ids, batch.images_BCHW, strict=True))
+        frames = {id: target.frame for id, target in zip(batch.ids, batch.targets, strict=False)}
+        for one in answers:
+            if one.semantic is not None:
+                write_map(self.out / _name(head, "maps", alone), one)
+            if one.segments is not None:
+                write_panoptic(self.out if alone else self.out / head, one)
+            if self.draw:
+                write_drawing(self.out / _name(head, "drawn", alone), one, images[one.id], frames.get(one.id), kind)
+        if answers[0].segments is None and answers[0].object_scores is not None:
+            lines = "".join(predicted_objects.line(one, frames[one.id]) + "\n" for one in answers)
+            self._append(f"{head}.{rank}.part.jsonl", lines)
+        elif answers[0].scores is not None:
+            rows = [predicted_scores.row(one, kind) for one in answers]
+            self._write(f"{head}.{rank}.part.csv", predicted_scores.header(kind), rows)
+        else:
+            rows = [[one.id, str(frames[one.id].height), str(frames[one.id].width)] for one in answers]
+            self._write(f"{head}.{rank}.part.csv", _SIZED, rows)
+
+    def _write(self, name: str, titles: list[str], rows: list[list[str]]) -> None:
+        place = self.out / name
+        fresh = name not in self._open and (not place.is_file() or not place.stat().st_size)
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([titles, *rows] if fresh else rows)
+        self._append(name, text.getvalue())
+
+    def _append(self, name: str, text: str) -> None:
+        if name not in self._open:
+            self._open[name] = (self.out / name).open("a", newline="", encoding="utf-8")
+        self._open[name].write(text)
+        self._open[name].flush()
+
+    # -- before and after
+
+    def _parts(self, head: str) -> list[Path]:
+        return sorted(self.out.glob(f"{head}.*.part.*"))
 
     def _take_over(self) -> None:
         """Keep the parts of an earlier, unfinished run of the same source, cut after their last whole row; throw away any others."""
-        mark, parts = self.out / _MARK, sorted(self.out.glob("*.part.csv"))
-        same = mark.is_file() and mark.read_text() == json.dumps({"source": self.source})
+        mark, parts = self.out / _MARK, self._parts("*")
+        told = json.dumps({"source": self.source} | ({"draw": True} if self.draw else {}))
+        same = mark.is_file() and mark.read_text() == told
         for part in parts:
             if same:
                 content = part.read_bytes()
                 part.write_bytes(content[: content.rfind(b"\n") + 1])
             else:
                 part.unlink()
-        storage.write_whole(mark, lambda file: file.write(json.dumps({"source": self.source}).encode()))
+        for left in [] if same else self.out.rglob(f"{FOLDER}/**/*.json"):  # entries that no part tells of any more
+            left.unlink()
+        storage.write_whole(mark, lambda file: file.write(told.encode()))
 
-    def _write(self, name: str, titles: list[str], rows: list[list[str]]) -> None:
-        file = self._open.get(name)
-        if file is None:
-            place = self.out / name
-            fresh = not place.is_file() or not place.stat().st_size
-            file = self._open[name] = place.open("a", newline="", encoding="utf-8")
-            rows = [titles, *rows] if fresh else rows
-        csv.writer(file, lineterminator="\n").writerows(rows)
-        file.flush()
+    def _join(self, head: str, kind: Any, alone: bool) -> None:
+        """Put a head's parts together and take them away."""
+        parts = self._parts(head)
+        table = "predictions.csv" if alone else f"{head}.csv"
+        found, listed = self.out / _name(head, "detections.json", alone), self.out / _name(head, "images.json", alone)
+        for old in (found, listed, self.out / table):
+            old.unlink(missing_ok=True)  # of an earlier run
+        if parts and parts[0].suffix == ".jsonl":
+            self.count = max(self.count, predicted_objects.write_coco(parts, found, listed, self.out / table, kind))
+            self.files += [found, listed, self.out / table]
+            for part in parts:
+                part.unlink()
+        elif parts and _whole_rows(parts[0])[0] == _SIZED:
+            self._join_files(head, kind, alone, parts)
+        else:
+            self.count = max(self.count, self._join_table(head, table))
 
-    def _join(self, head: str, name: str) -> None:
-        parts = sorted(self.out.glob(f"{head}.*.part.csv"))
-        target = self.out / f"{name}.csv"
+    def _join_files(self, head: str, kind: Any, alone: bool, parts: list[Path]) -> None:
+        """What belongs to a head's maps or segments as a whole."""
+        sizes = {id: (int(height), int(width)) for part in parts for id, height, width in _whole_rows(part)[1:]}
+        maps, place = self.out / _name(head, "maps", alone), self.out if alone else self.out / head
+        if maps.is_dir():
+            write_names(maps, kind.names)
+            self.files.append(maps)
+        if (place / FOLDER).is_dir():
+            self.files.append(join_panoptic(place, kind.names, sizes))
+        self.count = max(self.count, len(sizes))
+        for part in parts:
+            part.unlink()
+
+    def _join_table(self, start: str, name: str) -> int:
+        """How many rows the joined table has, without the header."""
+        parts = self._parts(start)
+        target = self.out / name
         if not parts:
             target.unlink(missing_ok=True)  # of an earlier run
-            return
+            return 0
         tables = [_whole_rows(part) for part in parts]
         rows = {one[0]: one for table in tables for one in table[1:]}  # by id: a picture may have been written twice
         text = io.StringIO()
@@ -113,26 +189,16 @@ class Predictions(BasePredictionWriter):
         for part in parts:
             part.unlink()
         self.files.append(target)
-        self.count = max(self.count, len(rows) if head != "broken" else 0)
+        return len(rows)
 
 
-def header(head: Any) -> list[str]:
-    """The columns for a head."""
-    if head.classes == 1:
-        return ["id", "value"]
-    more = range(2, min(_MOST, head.classes) + 1)
-    return ["id", "class", "score", *(title for place in more for title in (f"class_{place}", f"score_{place}"))]
+def _name(head: str, name: str, alone: bool) -> str:
+    return name if alone else f"{head}_{name}"
 
 
-def row(prediction: Prediction, head: Any) -> list[str]:
-    """One picture's line, the best class first."""
-    assert prediction.scores is not None
-    if head.classes == 1:
-        return [prediction.id, f"{prediction.scores.item():.6f}"]
-    best = prediction.scores.topk(min(_MOST, head.classes))
-    names = head.names or [str(number) for number in range(head.classes)]
-    pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-    return [prediction.id, *(text for number, score in pairs for text in (names[number], f"{score:.6f}"))]
+def _ids(part: Path) -> set[str]:
+    """The pictures that a part of answers tells of."""
+    return predicted_objects.ids(part) if part.suffix == ".jsonl" else {row[0] for row in _whole_rows(part)[1:]}
 
 
 def _whole_rows(file: Path) -> list[list[str]]:

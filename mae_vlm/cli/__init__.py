@@ -10,7 +10,7 @@ TRAINING = {
     "fit": "train: pretrain an encoder (default: on generated scenes), or go on with --ckpt_path",
     "validate": "the validation loss of a trained run: --ckpt_path RUN",
     "test": "the same on the test part",
-    "predict": "features of every picture as parquet: --ckpt_path RUN --data.path FOLDER --out OUT",
+    "predict": "what a run says of every picture, or its features: --ckpt_path RUN --data.path FOLDER --out OUT",
 }
 COMMANDS = {
     "doctor": "is the loader or the model the bottleneck: doctor --config X",

@@ -12,6 +12,8 @@ from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
 PRECISIONS = "mask_classes"
+_IOUS = [0.5 + 0.05 * step for step in range(10)]
+_RECALLS = [0.01 * step for step in range(101)]  # in double precision: torchmetrics' own, of single, are not COCO's
 MOST = 100  # predictions of a picture that COCO looks at
 
 
@@ -23,7 +25,7 @@ class MaskPrecision(MeanAveragePrecision):
     """
 
     def __init__(self, classes: int, backend: Any = "faster_coco_eval") -> None:
-        super().__init__(iou_type="segm", extended_summary=True, backend=backend)
+        super().__init__(iou_type="segm", iou_thresholds=_IOUS, rec_thresholds=_RECALLS, extended_summary=True, backend=backend)
         self.of = classes
         self.warn_on_many_detections = False
 
