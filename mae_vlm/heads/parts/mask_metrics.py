@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics.detection import MeanAveragePrecision
 
 PRECISIONS = "mask_classes"
-_IOUS = [0.5 + 0.05 * step for step in range(10)]
-_RECALLS = [0.01 * step for step in range(101)]  # in double precision: torchmetrics' own, of single, are not COCO's
+_IOUS = np.linspace(0.5, 0.95, 10).tolist()
+_RECALLS = np.linspace(0.0, 1.0, 101).tolist()  # in double precision: torchmetrics' own, of single, are not COCO's
 MOST = 100  # predictions of a picture that COCO looks at
 
 
