@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import pickle
 import warnings
 from collections.abc import Callable
@@ -19,9 +19,12 @@ from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.tensor import DTensor
 
+from mae_vlm import storage
+
 REST = "meta.pt"  # what is not in pieces, and where in it the pieces belong
 _INDEX = ".metadata"
 _PLACES = "pieces"
+_TORCH_COULD_NOT_WRITE = ("enforce fail at inline_container", "PytorchStreamWriter", "unexpected pos")
 
 Place = list[str | int]  # the keys that lead to a tensor, from the outermost dictionary inwards
 Target = Callable[[Place, torch.Size, torch.dtype], Tensor | None]
@@ -53,22 +56,20 @@ def write(content: dict[str, Any], folder: Path) -> list[Path]:
         the files that this process has written, on the disk.
 
     Raises:
-        OSError: on all processes, where one of them could not write.
+        OSError: where one of them could not write; on all processes, but on the first alone where that was what is not in pieces.
+        RuntimeError: on all of them, where one has failed otherwise.
     """
     taken: dict[str, Tensor] = {}
     places: dict[str, Place] = {}
     rest = _without_shards(content, [], taken, places)
     try:
-        save(taken, storage_writer=FileSystemWriter(folder))
+        save(taken, storage_writer=_Writer(folder))
     except CheckpointException as problem:
         raise _as_the_system_said(problem, folder) from problem
     rank = dist.get_rank()
     files = sorted(folder.glob(f"__{rank}_*"))
     if rank == 0:
-        with (folder / REST).open("wb") as file:
-            torch.save(rest | {_PLACES: places}, file)
-            file.flush()
-            os.fsync(file.fileno())
+        storage.write_whole(folder / REST, lambda file: torch.save(rest | {_PLACES: places}, file))
         files += [folder / REST, folder / _INDEX]
     return files
 
@@ -107,6 +108,19 @@ def read(folder: Path, target: Target | None = None) -> dict[str, Any]:
     for key, tensor in found.items():
         _put(content, places[key], tensor)
     return content
+
+
+class _Writer(FileSystemWriter):
+    """Says what the system said: torch makes a RuntimeError of a refused write, and its cause does not travel to the other processes."""
+
+    def write_data(self, *arguments: Any, **named: Any) -> Any:
+        try:
+            return super().write_data(*arguments, **named)
+        except Exception as problem:
+            refused = _refusal(problem, Path(self.path) / f"__{dist.get_rank()}_0.distcp")
+            if refused is None:
+                raise
+            raise refused from problem
 
 
 class _Unpickler(pickle.Unpickler):
@@ -152,10 +166,23 @@ def _put(content: Any, place: Place, tensor: Tensor) -> None:
     content[place[-1]] = tensor
 
 
-def _as_the_system_said(problem: CheckpointException, folder: Path) -> OSError:
-    """Of what the processes report, the first refusal of the system; anything else is a fault of ours and is raised as it is."""
-    reasons = [reason[0] for reason in problem.failures.values()]
-    refused = next((reason for reason in reasons if isinstance(reason, OSError)), None)
-    if refused is None:
-        raise problem
-    return OSError(refused.errno, refused.strerror or str(refused), str(folder))
+def _as_the_system_said(problem: CheckpointException, folder: Path) -> Exception:
+    """Of what the processes report, the first refusal of the system; else the first one's words, in an error that is an ``Exception``."""
+    reasons = [reason[0] for _, reason in sorted(problem.failures.items())]
+    for reason in reasons:
+        if not isinstance(reason, Exception):  # somebody ends the program
+            raise problem
+    refused = next(filter(None, (_refusal(reason, folder) for reason in reasons)), None)
+    return refused or RuntimeError(f"{folder} cannot be written ({type(reasons[0]).__name__}: {reasons[0]})")
+
+
+def _refusal(problem: BaseException, file: Path) -> OSError | None:
+    """What the system said, in an error or behind it; where only torch is left to say that it could not write, no room."""
+    reason: BaseException | None = problem
+    while reason is not None:
+        if isinstance(reason, OSError):
+            return OSError(reason.errno or errno.EIO, reason.strerror or str(reason), str(reason.filename or file))
+        reason = reason.__cause__ or reason.__context__
+    if any(words in str(problem) for words in _TORCH_COULD_NOT_WRITE):
+        return OSError(errno.ENOSPC, f"torch could not write it, as on a full disk ({' '.join(str(problem).split())[:100]})", str(file))
+    return None

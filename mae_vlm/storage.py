@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-MANIFEST = "manifest.json"
+from mae_vlm import manifest
+from mae_vlm.manifest import MANIFEST as MANIFEST
+from mae_vlm.manifest import Entry as Entry
+from mae_vlm.manifest import changed, listing
+from mae_vlm.manifest import entries as entries
+from mae_vlm.manifest import measure as measure
+from mae_vlm.manifest import unchecked as unchecked
+
 LAST = "last.ckpt"
-_PIECE = 1 << 22
+_OLD = ".old.partial"
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What a file held when it was written: its SHA-256 in hexadecimal, its bytes, and the optimizer step."""
-
-    sha256: str
-    bytes: int
-    step: int
 
 
 class _Hashing:
@@ -95,19 +92,10 @@ def seal(part: Path, target: Path, files: dict[str, Entry], step: int) -> None:
     Raises:
         OSError: it still has its old name.
     """
-    own = write_whole(part / MANIFEST, lambda file: file.write(_listing({name: [entry] for name, entry in files.items()})))
+    own = write_whole(part / MANIFEST, lambda file: file.write(listing({name: [entry] for name, entry in files.items()})))
     _sync_folder(part)
     _remember(target, Entry(own.sha256, own.bytes, step))
     _rename(part, target)
-
-
-def measure(file: Path) -> Entry:
-    """Checksum and size of a file as it lies there."""
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while piece := opened.read(_PIECE):
-            digest.update(piece)
-    return Entry(digest.hexdigest(), file.stat().st_size, -1)
 
 
 def discard(place: Path) -> None:
@@ -120,14 +108,33 @@ def discard(place: Path) -> None:
 
 
 def _rename(part: Path, target: Path) -> None:
-    """Give ``part`` its name at one stroke; with folders it takes two, and nothing has the name in between."""
-    old = target.with_name(target.name + ".old.partial")
+    """Give ``part`` its name at one stroke; with folders it takes two: who is killed in between leaves both to :func:`recover`."""
+    old = target.with_name(target.name + _OLD)
     if target.exists() and (target.is_dir() or part.is_dir()):
         discard(old)
         target.replace(old)
-    part.replace(target)
+    try:
+        part.replace(target)
+    except OSError:
+        if old.exists():
+            old.replace(target)
+        raise
     _sync_folder(target.parent)
     discard(old)
+
+
+def recover(folder: Path) -> None:
+    """Give its name back to a checkpoint that was being replaced when its writer was killed: the new one where it is whole, else the old.
+
+    Only where both renames were under way, so that who reads never takes a part from a writer at work.
+    """
+    for old in folder.glob(f"*.ckpt{_OLD}"):
+        target = old.with_name(old.name.removesuffix(_OLD))
+        known = entries(folder).get(target.name)
+        for part in (partial(target), old):
+            if part.exists() and not target.exists() and _fault(part, known) is None:
+                with suppress(OSError):  # read-only; or the writer lives, and was faster
+                    part.replace(target)
 
 
 def _fill(part: Path, write: Callable[[Any], None]) -> _Hashing:
@@ -172,50 +179,34 @@ def point(link: Path, target: Path) -> None:
 def remove(file: Path) -> None:
     """Delete a checkpoint, then its checksum; a folder loses its name first, so that none is ever seen half-deleted."""
     if file.is_dir():
-        gone = file.replace(partial(file))
+        gone = file.replace(partial(file.with_name(file.name + ".gone")))
         shutil.rmtree(gone)
     file.unlink(missing_ok=True)
     _update(file.parent, lambda entries: entries.pop(file.name, None))
 
 
-def entries(folder: Path) -> dict[str, list[Entry]]:
-    """The manifest: for each file name the checksums that it may have (two while one is being replaced); empty where there is none."""
-    try:
-        listed = json.loads((folder / MANIFEST).read_text())["files"]
-        return {name: [Entry(**one) for one in known] for name, known in listed.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}
-
-
 def damage(file: Path) -> str | None:
     """Why a checkpoint is not what was written, or None where it is; a file that no manifest knows is not judged, a folder has its own."""
     file = file.resolve()
-    known = entries(file.parent).get(file.name)
+    return _fault(file, entries(file.parent).get(file.name))
+
+
+def _fault(file: Path, known: list[Entry] | None) -> str | None:
+    """Why a file or folder is none of those known, or None; a folder is held against its own manifest too."""
     if not file.is_dir():
-        return _changed(file, known) if known else None
+        return changed(file, known) if known else None
     inside = entries(file)
     if not inside:
         return f"its {MANIFEST} is missing or unreadable"
-    if known and (reason := _changed(file / MANIFEST, known)):
+    if known and (reason := changed(file / MANIFEST, known)):
         return f"{MANIFEST}: {reason}"
-    reasons = ((name, _changed(file / name, ones)) for name, ones in inside.items())
+    reasons = ((name, changed(file / name, ones)) for name, ones in inside.items())
     return next((f"{name}: {reason}" for name, reason in reasons if reason), None)
-
-
-def _changed(file: Path, known: list[Entry]) -> str | None:
-    """Why a file is none of those known under its name, or None."""
-    try:
-        size = file.stat().st_size
-        if size not in {entry.bytes for entry in known}:
-            return f"it has {size:,} bytes, {known[-1].bytes:,} were written"
-        digest = measure(file).sha256
-    except OSError as problem:
-        return f"it cannot be read ({problem})"
-    return None if digest in {entry.sha256 for entry in known} else "its content is not what was written (another checksum)"
 
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in a folder, files or folders in pieces, the newest (by step) first; ``last.ckpt`` only where it is no link."""
+    recover(folder)
     known = entries(folder)
 
     def age(file: Path) -> tuple[int, float]:
@@ -237,15 +228,16 @@ def _remember(target: Path, entry: Entry) -> None:
 
 
 def _update(folder: Path, change: Callable[[dict[str, list[Entry]]], object]) -> None:
-    known = entries(folder)
+    try:
+        known = manifest.read(folder)
+    except FileNotFoundError:
+        known = {}
+    except ValueError as problem:  # one that only cannot be read now is not replaced: all checksums would be gone for good
+        known = {}
+        warnings.warn(f"{problem}; it is begun anew, and the checkpoints written before are not checked", RuntimeWarning, stacklevel=1)
     change(known)
-    text = _listing(known)
+    text = listing(known)
     write_whole(folder / MANIFEST, lambda file: file.write(text))
-
-
-def _listing(known: dict[str, list[Entry]]) -> bytes:
-    files = {name: [asdict(one) for one in ones] for name, ones in sorted(known.items())}
-    return json.dumps({"files": files}, indent=1).encode()
 
 
 def _sync_folder(folder: Path) -> None:

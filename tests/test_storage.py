@@ -136,11 +136,106 @@ def test_a_removed_file_is_forgotten(tmp_path):
     assert not file.exists() and storage.entries(tmp_path) == {}
 
 
-def test_a_damaged_manifest_condemns_nothing(tmp_path):
+@pytest.mark.parametrize("harm", ["damaged", "missing", "does not name it"])
+def test_a_lost_manifest_condemns_nothing_and_says_that_nothing_is_checked(tmp_path, harm):
     file = saved(tmp_path, 3)
-    (file.parent / storage.MANIFEST).write_text("{not json")
+    manifest = file.parent / storage.MANIFEST
+    if harm == "missing":
+        manifest.unlink()
+    else:
+        manifest.write_bytes(manifest.read_bytes()[:-20] if harm == "damaged" else b'{"files": {}}')
     assert storage.damage(file) is None
-    assert native.find_checkpoint(tmp_path) == file
+    for named in (tmp_path, file):
+        with pytest.warns(RuntimeWarning, match=f"its checksums are lost .manifest.json .*{harm}.*it is not checked") as told:
+            assert native.find_checkpoint(named) == file
+        assert len(told) == 1 and "\n" not in str(told[0].message)
+
+
+def test_a_checkpoint_with_its_checksum_is_taken_without_a_word(tmp_path, recwarn):
+    file = saved(tmp_path, 3)
+    assert native.find_checkpoint(tmp_path) == native.find_checkpoint(file) == file and not recwarn.list
+
+
+def test_a_damaged_manifest_is_begun_anew_with_a_warning(tmp_path):
+    older = saved(tmp_path, 3)
+    (older.parent / storage.MANIFEST).write_text("{not json")
+    with pytest.warns(RuntimeWarning, match="manifest.json is damaged; it is begun anew, .* are not checked"):
+        newer = saved(tmp_path, 4)
+    assert set(storage.entries(newer.parent)) == {newer.name}
+    assert storage.unchecked(newer) is None and storage.unchecked(older) is not None
+
+
+def test_a_manifest_that_cannot_be_read_for_now_is_not_forgotten(tmp_path):
+    older = saved(tmp_path, 3)
+    manifest = older.parent / storage.MANIFEST
+    known = manifest.rename(tmp_path / "aside")
+    manifest.mkdir()  # reading it is refused by the system, also to root
+    with pytest.raises(OSError, match=r"manifest\.json"):
+        saved(tmp_path, 4)
+    assert [file.name for file in older.parent.glob("step_*")] == [older.name]
+    manifest.rmdir()
+    known.rename(manifest)
+    newer = saved(tmp_path, 4)
+    assert set(storage.entries(newer.parent)) == {older.name, newer.name}
+
+
+def sealed(folder: Path, data: bytes) -> Path:
+    """A checkpoint in pieces of step 8."""
+    target = folder / "checkpoints" / "step_00000008.ckpt"
+    part = storage.partial(target)
+    storage.make_folder(part)
+    (part / "meta.pt").write_bytes(data)
+    storage.seal(part, target, {"meta.pt": storage.measure(part / "meta.pt")}, 8)
+    return target
+
+
+def fails_to_rename(monkeypatch, problem: type[BaseException]) -> None:
+    rename = Path.replace
+
+    def dies(self, target):
+        if self.name == "step_00000008.ckpt.partial":
+            raise problem("here")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", dies)
+
+
+@pytest.mark.parametrize("new_is_whole", [True, False])
+@pytest.mark.parametrize("named", ["run", "file"])
+def test_a_kill_between_the_two_renames_of_a_folder_costs_no_checkpoint(tmp_path, monkeypatch, new_is_whole, named):
+    target = sealed(tmp_path, b"old")
+    with monkeypatch.context() as patch:
+        fails_to_rename(patch, KeyboardInterrupt)  # nothing is put right after it, as after a kill
+        with pytest.raises(KeyboardInterrupt):
+            sealed(tmp_path, b"new")
+    assert not target.exists()
+    if not new_is_whole:
+        (storage.partial(target) / "meta.pt").write_bytes(b"cut")
+    assert native.find_checkpoint(tmp_path if named == "run" else target) == target
+    assert (target / "meta.pt").read_bytes() == (b"new" if new_is_whole else b"old") and storage.damage(target) is None
+
+
+def test_a_refused_rename_of_a_folder_leaves_the_old_one_under_its_name(tmp_path, monkeypatch):
+    target = sealed(tmp_path, b"old")
+    with monkeypatch.context() as patch:
+        fails_to_rename(patch, OSError)
+        with pytest.raises(OSError, match="here"):
+            sealed(tmp_path, b"new")
+    assert (target / "meta.pt").read_bytes() == b"old" and storage.damage(target) is None
+
+
+def test_a_folder_whose_removal_was_killed_does_not_come_back(tmp_path, monkeypatch):
+    target = sealed(tmp_path, b"old")
+
+    def dies(place):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("shutil.rmtree", dies)
+        with pytest.raises(KeyboardInterrupt):
+            storage.remove(target)
+    assert storage.checkpoints(target.parent) == []
+    assert [file.name for file in target.parent.glob("*.partial")] == ["step_00000008.ckpt.gone.partial"]  # which the next start discards
 
 
 def test_a_file_that_no_manifest_knows_must_at_least_open(tmp_path):

@@ -46,7 +46,7 @@ class Checkpoint(LightningCheckpoint):
     Args:
         every_n_steps: write one every so many optimizer steps.
         every_n_minutes: write one this often; the clock is looked at every ten steps.
-        keep_last: how many of the newest stay; with 2 or more, a damaged one has a whole one before it.
+        keep_last: how many of the newest stay, and one more while a rollback may need it; with 2 or more, a damaged one has a whole one before it.
         keep_every: those of steps that are multiples of this stay for good.
 
     Raises:
@@ -145,15 +145,25 @@ class Checkpoint(LightningCheckpoint):
             problem = _in_words(error)
             trainer.strategy.barrier()  # where the others wait at the end of save_checkpoint
         if trainer.is_global_zero and not problem:
-            try:
-                storage.point(file.with_name(storage.LAST), file)
-                self._prune(trainer, file.parent)
-            except OSError as error:
-                problem = _in_words(error)
+            self._link_and_prune(trainer, file)
         told: list[Any] = [problem] * trainer.world_size
         if trainer.world_size > 1:
             dist.all_gather_object(told, problem)
         return next(filter(None, told), "")
+
+    def _link_and_prune(self, trainer: pl.Trainer, file: Path) -> None:
+        """What can fail without harm to the checkpoint that is written: then it is told, in one line."""
+        failed = []
+        try:
+            storage.point(file.with_name(storage.LAST), file)
+        except OSError as error:
+            failed.append(f"{storage.LAST} cannot name it ({_in_words(error)})")
+        try:
+            self._prune(trainer, file.parent)
+        except OSError as error:
+            failed.append(f"older ones cannot be removed ({_in_words(error)})")
+        if failed:
+            warn(f"{file.name} is written, but {' and '.join(failed)}")
 
     def _prune(self, trainer: pl.Trainer, folder: Path) -> None:
         found = [file for file in storage.checkpoints(folder) if re.fullmatch(r"step_\d+", file.stem)]

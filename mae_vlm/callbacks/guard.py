@@ -46,7 +46,8 @@ class Guard(Callback):
 
     Args:
         in_a_row: so many bad steps one after the other take weights and optimizer back to the last checkpoint before them; the data
-            goes on, so that the stretch is skipped.
+            goes on, so that the stretch is skipped. Once in a look at the flags, however many are bad in it; and bad steps that
+            follow belong to the same stretch until one is good.
         rollbacks: how often; the next time the run stops with a report.
         spike: a loss is one if it lies so many times the usual deviation (median absolute) above the median of the last 200.
 
@@ -62,18 +63,26 @@ class Guard(Callback):
         self.skipped = self.spikes = self.rolled_back = 0
         self._unread: list[_Step] = []
         self._ids: list[str] = []
-        self._row: list[int] = []
+        self._row: list[int] = []  # bad steps one after the other, anew after a rollback
+        self._since: int | None = None  # the bad stretch's first step; over only with a good step taken after the rollback
         self._losses: deque[float] = deque(maxlen=_HISTORY)
 
     def state_dict(self) -> dict[str, Any]:
         counts = {"skipped": self.skipped, "spikes": self.spikes, "rolled_back": self.rolled_back}
-        return counts | {"row": self._row, "losses": [*self._losses], "unread": [_read(step) for step in self._unread]}
+        stretch = {"row": self._row, "since": self._since}
+        return counts | stretch | {"losses": [*self._losses], "unread": [_read(step) for step in self._unread]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.skipped, self.spikes, self.rolled_back = (state_dict[name] for name in ("skipped", "spikes", "rolled_back"))
         self._row = list(state_dict.get("row", []))
+        self._since = state_dict.get("since", self._row[0] if self._row else None)
         self._losses = deque(state_dict.get("losses", []), maxlen=_HISTORY)
         self._unread = [_unread(step, torch.device("cpu")) for step in state_dict.get("unread", [])]
+
+    @property
+    def needed(self) -> int | None:
+        """The oldest step that is bad or may prove so: a rollback takes a checkpoint from before it. None: any will do."""
+        return self._since if self._since is not None or not self._unread else self._unread[0].number
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._unread = [_unread(_read(step), pl_module.device) for step in self._unread]
@@ -97,32 +106,47 @@ class Guard(Callback):
         self._ids = []
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
-        every = 1 if pl_module.device.type == "cpu" else trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if len(self._unread) >= max(1, every):
+        if len(self._unread) >= max(1, self._every(trainer, pl_module)):
             self._look(trainer, pl_module)
+            for name, count in self._counts().items():
+                pl_module.log(name, count, rank_zero_only=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self._unread:
-            self._look(trainer, pl_module)
+        if not self._unread:
+            return
+        last = self._unread[-1].number
+        self._look(trainer, pl_module)
+        for logger in trainer.loggers:  # Lightning lets no module log here
+            logger.log_metrics(self._counts(), step=last)
+
+    def _every(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
+        """Steps between two looks: on a GPU reading a flag would make the host wait."""
+        return 1 if pl_module.device.type == "cpu" else trainer.log_every_n_steps  # type: ignore[attr-defined]
+
+    def _counts(self) -> dict[str, float]:
+        return {"guard/skipped_steps": float(self.skipped), "guard/spikes": float(self.spikes)}
 
     def _look(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Read the flags of the steps since the last look, in one transfer."""
+        """Read the flags of the steps since the last look, in one transfer; go back once where there is reason."""
         steps, self._unread = self._unread, []
         norms = torch.stack([step.norm for step in steps]).tolist()
         losses_S = torch.stack([step.terms.get("train/loss", step.norm) for step in steps])
         losses = (trainer.strategy.reduce(losses_S, reduce_op="mean") if trainer.world_size > 1 else losses_S).tolist()
+        stretch: list[int] = []  # the first that is long enough
+        since = 0
         for step, norm, loss in zip(steps, norms, losses, strict=True):
             if math.isfinite(norm):
-                self._row = []
+                self._row, self._since = [], None
                 self._mark_spike(trainer, step, norm, loss)
                 continue
             self.skipped += 1
             self._row.append(step.number)
+            self._since = step.number if self._since is None else self._since
             self._tell(trainer, step, norm, "not finite")
-            if len(self._row) >= self.in_a_row:
-                self._roll_back(trainer, pl_module)
-        pl_module.log("guard/skipped_steps", float(self.skipped), rank_zero_only=True)
-        pl_module.log("guard/spikes", float(self.spikes), rank_zero_only=True)
+            if not stretch and len(self._row) >= self.in_a_row:
+                stretch, since = self._row, self._since
+        if stretch:
+            self._roll_back(trainer, pl_module, stretch, since)
 
     def _mark_spike(self, trainer: pl.Trainer, step: _Step, norm: float, loss: float) -> None:
         if len(self._losses) >= _HISTORY // 4:
@@ -162,13 +186,14 @@ class Guard(Callback):
             for one in facts:
                 file.write(json.dumps({"kind": kind, **one}) + "\n")
 
-    def _roll_back(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        first, self._row, self._unread = self._row[0], [], []
-        good = trainer.strategy.broadcast(self._last_good(trainer, first))
+    def _roll_back(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stretch: list[int], since: int) -> None:
+        """Weights, optimizer and average from before step ``since``; what was seen of the weights that are left no longer counts."""
+        self._row, self._since = [], since
+        good = trainer.strategy.broadcast(self._last_good(trainer, since))
         if good is None or self.rolled_back >= self.rollbacks:
             why = "no checkpoint is older" if good is None else f"{self.rolled_back} rollbacks did not help"
             raise ValueError(
-                f"the gradient was not finite for {self.in_a_row} steps in a row from step {first} on, and {why}; "
+                f"the gradient was not finite for {len(stretch)} steps in a row from step {stretch[0]} on, and {why}; "
                 f"see {REPORT} in the run's folder; "
                 "use a lower model.optimizer.base_lr, trainer.gradient_clip_val 1.0, or trainer.precision 32-true"
             )
@@ -176,11 +201,10 @@ class Guard(Callback):
         content = trainer.strategy.load_checkpoint(good, weights_only=True)
         trainer.strategy.load_model_state_dict(content, strict=True)
         trainer.strategy.load_optimizer_state_dict(content)
-        for average in (one for one in trainer.callbacks if isinstance(one, Ema) and one.weights):  # type: ignore[attr-defined]
-            average.go_back(content["callbacks"][average.state_key])
+        _average_again(trainer, pl_module, content["callbacks"])
         if trainer.is_global_zero:
             print(
-                f"steps {first} to {trainer.global_step - 1} had no finite gradient: weights and optimizer are those of {good} again "
+                f"steps {stretch[0]} to {stretch[-1]} had no finite gradient: weights and optimizer are those of {good} again "
                 f"(rollback {self.rolled_back} of {self.rollbacks}); the pictures in between are skipped",
                 flush=True,
             )
@@ -194,6 +218,17 @@ class Guard(Callback):
             if file.name.startswith("step_") and int(file.stem.removeprefix("step_")) <= first and storage.damage(file) is None:
                 return str(file)
         return None
+
+
+def _average_again(trainer: pl.Trainer, pl_module: pl.LightningModule, states: dict[str, Any]) -> None:
+    """The checkpoint's average; where it has none, written before there was ``ema.decay``, one that begins with its weights."""
+    for average in (one for one in trainer.callbacks if isinstance(one, Ema) and one.weights):  # type: ignore[attr-defined]
+        kept = states.get(average.state_key)
+        if kept:
+            average.go_back(kept)
+        else:
+            average.weights, average.steps = {}, 0
+            average.on_train_start(trainer, pl_module)
 
 
 def _read(step: _Step) -> dict[str, Any]:

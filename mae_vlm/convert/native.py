@@ -24,18 +24,21 @@ from mae_vlm.types import CHECKPOINT_FORMAT, CHECKPOINT_KEY
 def find_checkpoint(path: str | Path) -> Path:
     """The newest whole checkpoint of a run folder, or the file itself; damaged newer ones are passed over with a warning each.
 
+    One that cannot be held against a checksum is taken, with a warning.
+
     Raises:
         ValueError: there is none, or the file named is damaged.
     """
     place = Path(path)
     if place.is_dir() and not pieces.in_pieces(place):
         return newest_whole(place)
+    storage.recover(place.parent)
     if not place.exists():
         raise ValueError(f"{path}: no checkpoint there; give a .ckpt file or a run folder that holds checkpoints")
     reason = storage.damage(place)
     if reason is not None:
         raise ValueError(f"{place} is damaged: {reason}; give another, or the run's folder for its newest whole one")
-    return place.resolve()
+    return _told(place.resolve())
 
 
 def newest_whole(run: Path) -> Path:
@@ -48,10 +51,18 @@ def newest_whole(run: Path) -> Path:
     for file in files:
         reason = _why_not(file)
         if reason is None:
-            return file
+            return _told(file)
         warnings.warn(f"damaged checkpoint {file}: {reason}; looking for an older one", RuntimeWarning, stacklevel=2)
     held = "no checkpoint there" if not files else f"all of its {len(files)} checkpoints are damaged"
     raise ValueError(f"{run}: {held}; give a .ckpt file or a run folder that holds checkpoints")
+
+
+def _told(file: Path) -> Path:
+    """The same file, and a warning where nobody can say whether it is what was written."""
+    reason = storage.unchecked(file)
+    if reason is not None:
+        warnings.warn(f"{file}: {reason}", RuntimeWarning, stacklevel=1)
+    return file
 
 
 def _why_not(file: Path) -> str | None:

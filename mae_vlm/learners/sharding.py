@@ -6,6 +6,7 @@ runs. Outside of a step every weight is a shard; who needs whole ones there asks
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -132,7 +133,7 @@ class Fsdp(ModelParallelStrategy):
         return dict(self._to_save(optimizer.state_dict()))
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
-        """Write a checkpoint whole or not at all. All processes call it; OSError on all where one cannot write its part."""
+        """Write a checkpoint whole or not at all. All processes call it; in pieces, OSError on all where one cannot write its part."""
         checkpoint = self._to_save(checkpoint)
         target = Path(self.broadcast(filepath))
         if not self._save_distributed_checkpoint:
@@ -144,9 +145,9 @@ class Fsdp(ModelParallelStrategy):
         try:
             files = self._together(lambda: pieces.write(checkpoint, partial))
             known = self._together(lambda: {file.name: storage.measure(file) for file in files[self.global_rank]})
-            if self.is_global_zero:  # the others wait at the end of Trainer.save_checkpoint
-                merged = {name: entry for part in known for name, entry in part.items()}
-                storage.seal(partial, target, merged, int(checkpoint.get("global_step", 0)))
+            merged = {name: entry for part in known for name, entry in part.items()}
+            step = int(checkpoint.get("global_step", 0))
+            self._together(lambda: storage.seal(partial, target, merged, step) if self.is_global_zero else None)
         finally:
             if self.is_global_zero:
                 storage.discard(partial)
@@ -201,18 +202,26 @@ class Fsdp(ModelParallelStrategy):
         return torch.empty(size, dtype=dtype)
 
     def _together(self, work: Callable[[], Any]) -> list[Any]:
-        """What ``work`` gives on every process; OSError on all of them where it fails on one."""
-        own: list[Any] = [None, None]
+        """What ``work`` gives on every process. Where it fails on one all raise: OSError where the system refused, else RuntimeError."""
+        result: Any = None
+        failure: Exception | None = None
         try:
-            own[0] = work()
-        except OSError as problem:
-            own[1] = (problem.errno, problem.strerror or str(problem), problem.filename and str(problem.filename))
+            result = work()
+        except Exception as problem:  # whatever it is: the others wait below
+            failure = problem
         told: list[Any] = [None] * self.world_size
-        dist.all_gather_object(told, own)
-        for _, refused in told:
-            if refused:
-                raise OSError(*refused)
-        return [result for result, _ in told]
+        dist.all_gather_object(told, (result, failure and _plain(failure)))
+        failures = [error for _, error in told if error]
+        if failures:
+            raise next((error for error in failures if isinstance(error, OSError)), failures[0]) from failure
+        return [given for given, _ in told]
+
+
+def _plain(problem: Exception) -> OSError | RuntimeError:
+    """An error that can be sent: the system's, or one with the words of any other."""
+    if isinstance(problem, OSError):
+        return OSError(problem.errno or errno.EIO, problem.strerror or str(problem), problem.filename and str(problem.filename))
+    return RuntimeError(f"{type(problem).__name__}: {problem}")
 
 
 def _weights(optimizer: torch.optim.Optimizer) -> list[Tensor]:

@@ -7,9 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from tiny_runs import TINY, content, curve, in_process
 from torch import nn
 
 from mae_vlm.callbacks.guard import Guard
+
+ODD = ["--trainer.max_steps", "5", "--trainer.log_every_n_steps", "3", "--trainer.limit_val_batches", "1", "--probes.pictures", "0"]
+BAD = float("nan")
 
 
 class Learner(nn.Module):
@@ -158,3 +162,65 @@ def test_steps_not_looked_at_yet_are_in_the_checkpoint(tmp_path, monkeypatch):
     again.guard.on_train_start(again.trainer, again.module)
     again.steps([0.5])
     assert [(line["step"], line["ids"]) for line in again.report()] == [(4, ["picture-4"])]
+
+
+def as_on_a_gpu(patch):
+    """Look at log steps only, in a run through the command line."""
+    patch.setattr(Guard, "_every", lambda self, trainer, module: trainer.log_every_n_steps)
+
+
+def test_a_run_of_a_length_between_two_looks_ends_with_its_checkpoint_and_its_counts(tmp_path, monkeypatch):
+    as_on_a_gpu(monkeypatch)
+    assert in_process("fit", *TINY, *ODD, "--trainer.default_root_dir", tmp_path) == 0
+    run = tmp_path / "default" / "version_0"
+    assert content(run)["global_step"] == 5
+    assert curve(run, "guard/skipped_steps") == {2: 0, 4: 0} == curve(run, "guard/spikes")
+
+
+@pytest.fixture
+def fleeing(tmp_path, monkeypatch):
+    """A run that looks at every tenth step, and the steps from before which it took checkpoints."""
+    run, fled = Run(tmp_path, every=10), []
+    monkeypatch.setattr(run.module, "device", torch.device("cuda"))
+    monkeypatch.setattr(run.guard, "_last_good", lambda trainer, first: fled.append(first) or "a checkpoint")
+    nothing = dict.fromkeys(("load_model_state_dict", "load_optimizer_state_dict"), lambda *given, **named: None)
+    run.trainer.strategy = SimpleNamespace(broadcast=lambda value: value, load_checkpoint=lambda *_, **__: {"callbacks": {}}, **nothing)
+    return run, fled
+
+
+def losses_with(bad, steps):
+    return [BAD if step in bad else 0.5 for step in range(steps)]
+
+
+def test_one_look_goes_back_once_and_writes_every_bad_step_down(fleeing, capsys):
+    run, fled = fleeing
+    run.steps(losses_with([0, 2, 3, 4, 6, 7, 8, 9], 20))
+    assert fled == [2] and run.guard.rolled_back == 1
+    assert [line["step"] for line in run.report()] == [0, 2, 3, 4, 6, 7, 8, 9]
+    assert run.module.logged["guard/skipped_steps"] == 8
+    assert "steps 2 to 4 had no finite gradient" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("good", [[], [12]], ids=["none was good since", "one was good since"])
+def test_a_checkpoint_from_within_a_stretch_counts_only_after_a_good_step(fleeing, good):
+    run, fled = fleeing
+    run.steps(losses_with({*range(5, 17)} - {*good}, 20))
+    assert fled == ([5, 13] if good else [5, 5])
+
+
+def test_a_resumed_run_knows_of_the_stretch(fleeing):
+    run, fled = fleeing
+    run.steps(losses_with(range(5, 10), 10))
+    state = run.guard.state_dict()
+    run.guard.load_state_dict(state)
+    run.steps(losses_with(range(3), 10))
+    assert fled == [5, 5]
+
+
+def test_what_a_rollback_may_need_is_told(fleeing):
+    run, _ = fleeing
+    told = []
+    for loss in losses_with([5, 6, 7, 8, 9], 20):
+        run.steps([loss])
+        told.append(run.guard.needed)
+    assert told == [0] * 9 + [5] * 10 + [None]

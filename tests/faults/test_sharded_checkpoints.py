@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import datetime
+import errno
 import os
 import pickle
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.environments import TorchElasticEnvironment
 from several_processes import on_processes
 from tiny_runs import REPOSITORY, TINY, content, curve, in_process
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from mae_vlm import pieces, storage
 from mae_vlm.convert import native
+from mae_vlm.learners.sharding import Fsdp
 
 pytestmark = pytest.mark.faults
 
@@ -157,3 +166,73 @@ def test_an_index_that_would_run_code_is_refused(begun, tmp_path, monkeypatch, n
     with pytest.raises(ValueError, match="cannot be read as a checkpoint in pieces"):
         pieces.read(folder)
     assert not (tmp_path / "ran").exists()
+
+
+def own_process() -> Fsdp:
+    """The strategy on this process of several; a hang ends in an error."""
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=60))
+    strategy = Fsdp(save_distributed_checkpoint=True, process_group_backend="gloo")
+    strategy.cluster_environment = TorchElasticEnvironment()
+    return strategy
+
+
+def sharded(sharded_numbers: int, whole_numbers: int, step: int) -> dict:
+    shards = distribute_tensor(torch.ones(sharded_numbers), init_device_mesh("cpu", (dist.get_world_size(),)), [Shard(0)])
+    return {"global_step": step, "state_dict": {"weight": shards}, "callbacks": {"whole": torch.ones(whole_numbers)}}
+
+
+def raised(work) -> tuple[str, int | None, str]:
+    try:
+        work()
+    except BaseException as problem:
+        return type(problem).__name__, getattr(problem, "errno", None), str(problem)
+    return "nothing", None, ""
+
+
+def save_without_room(root: str) -> list:
+    """What each process meets where the shards, then the rest, are too large for the disk; and then with room."""
+    strategy, target = own_process(), Path(root) / "checkpoints" / "step_00000004.ckpt"
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # the write fails as on a full disk, instead of ending the process
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    met = []
+    for sizes in ((400_000, 10), (1000, 200_000)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, unlimited[1]))
+        met.append(raised(lambda sizes=sizes: strategy.save_checkpoint(sharded(*sizes, 4), target)))
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        dist.barrier()  # fails, or waits for ever, where the processes are out of step
+        met.append(sorted(path.name for path in target.parent.iterdir()))
+        dist.barrier()
+    met.append(raised(lambda: strategy.save_checkpoint(sharded(1000, 10, 4), target)))
+    return met
+
+
+def test_pieces_that_do_not_fit_are_refused_on_all_processes_which_go_on(tmp_path):
+    for shards, after_shards, rest, after_rest, then in on_processes(2, save_without_room, str(tmp_path)):
+        assert shards[:2] == rest[:2] == ("OSError", errno.EFBIG)
+        assert "_0.distcp" in shards[2] and "meta.pt" in rest[2] and "it needs" in rest[2]
+        assert after_shards == after_rest == []  # nothing half written is left
+        assert then[0] == "nothing"
+    assert storage.damage(tmp_path / "checkpoints" / "step_00000004.ckpt") is None
+
+
+def fail_alone() -> list:
+    strategy = own_process()
+
+    def work():
+        if dist.get_rank() == 1:
+            raise KeyError("lost")
+        return "done"
+
+    return [raised(lambda: strategy._together(work)), strategy._together(dist.get_rank)]
+
+
+def test_an_error_of_one_process_is_that_of_all():
+    for (kind, _, words), ranks in on_processes(2, fail_alone):
+        assert kind == "RuntimeError" and words == "KeyError: 'lost'" and ranks == [0, 1]
+
+
+def test_where_only_torch_says_that_it_could_not_write_the_disk_was_full(tmp_path):
+    words = RuntimeError("[enforce fail at inline_container.cc:671] . unexpected pos 704 vs 598")
+    refused = pieces._refusal(words, tmp_path / "piece")
+    assert refused is not None and refused.errno == errno.ENOSPC and refused.filename == str(tmp_path / "piece")
+    assert pieces._refusal(RuntimeError("a fault of ours"), tmp_path) is None
