@@ -46,7 +46,8 @@ class Checkpoint(LightningCheckpoint):
     Args:
         every_n_steps: write one every so many optimizer steps.
         every_n_minutes: write one this often; the clock is looked at every ten steps.
-        keep_last: how many of the newest stay, and one more while a rollback may need it; with 2 or more, a damaged one has a whole one before it.
+        keep_last: how many of the newest stay, and one more while a rollback may need it; with 2 or more, a damaged one has a whole one
+            before it.
         keep_every: those of steps that are multiples of this stay for good.
 
     Raises:
