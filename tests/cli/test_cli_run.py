@@ -49,7 +49,7 @@ def test_metrics_csv_has_every_tag(trained):
 
 def test_tensorboard_has_every_tag_and_the_picture(events):
     assert set(events.Tags()["scalars"]) >= TAGS
-    assert set(events.Tags()["images"]) == {"pictures/reconstruction", "pictures/attention", "pictures/features"}
+    assert set(events.Tags()["images"]) == {f"pictures/{name}" for name in ("reconstruction", "attention", "features", "neighbours")}
     shown = events.Images("pictures/reconstruction")
     assert {shown[0].step, shown[-1].step} == {0, 24}
     assert shown[0].width >= 4 * 32 and shown[0].height >= 2 * 32
