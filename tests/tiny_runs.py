@@ -65,3 +65,10 @@ def rows(run: Path) -> list[dict[str, str]]:
 def curve(run: Path, tag: str) -> dict[int, float]:
     """Values of one tag in ``metrics.csv``, by step; the newest where a step has several."""
     return {int(row["step"]): float(row[tag]) for row in rows(run) if row.get(tag)}
+
+
+def check_same_losses(run: Path, other: Path, steps: int) -> None:
+    """The training losses of ``steps`` steps agree to 1e-4: the same samples, crops and masks, whoever computed them."""
+    ours, theirs = curve(run, "train/loss"), curve(other, "train/loss")
+    assert ours.keys() == theirs.keys() == set(range(steps))
+    assert max(abs(ours[step] - theirs[step]) for step in ours) < 1e-4

@@ -29,7 +29,7 @@ from mae_vlm.cli import finetuning, secrets  # noqa: E402
 from mae_vlm.cli.agreement import agree  # noqa: E402
 from mae_vlm.cli.automatic import choose  # noqa: E402
 from mae_vlm.cli.callbacks import CONFIGURED, silent  # noqa: E402
-from mae_vlm.cli.fitting import check_pictures, check_weights  # noqa: E402
+from mae_vlm.cli.compatibility import check_pictures, check_weights  # noqa: E402
 from mae_vlm.cli.machine import look  # noqa: E402
 from mae_vlm.cli.mistakes import users_mistake  # noqa: E402
 from mae_vlm.cli.parser import Parser, flat  # noqa: E402

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from tiny_runs import REPOSITORY, TINY, curve, in_new_process, in_process
+from tiny_runs import REPOSITORY, TINY, check_same_losses, curve, in_new_process, in_process
 
 STEPS = 50
 LENGTH = ["--trainer.max_steps", STEPS, "--trainer.log_every_n_steps", "1"]
@@ -17,10 +17,8 @@ def alone(tmp_path_factory):
     return root / "default" / "version_0"
 
 
-def check_same_losses(run, alone):
-    ours, theirs = curve(run, "train/loss"), curve(alone, "train/loss")
-    assert ours.keys() == theirs.keys() == set(range(STEPS))
-    assert max(abs(ours[step] - theirs[step]) for step in range(STEPS)) < 1e-4
+def check_same_curves(run, alone):
+    check_same_losses(run, alone, STEPS)
     assert curve(run, "val/loss") == pytest.approx(curve(alone, "val/loss"), abs=1e-4)
     assert curve(run, "val/pixels/other_picture") == pytest.approx(curve(alone, "val/pixels/other_picture"), abs=1e-4)
     assert curve(run, "val/loss")[0] == pytest.approx(curve(alone, "val/loss")[0], abs=1e-6), "before training: equal"
@@ -35,7 +33,7 @@ def only_run(root):
 def test_two_processes_have_the_losses_of_one(alone, tmp_path):
     done = in_new_process("fit", *TINY, *LENGTH, *TWO, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    check_same_losses(only_run(tmp_path / "runs"), alone)
+    check_same_curves(only_run(tmp_path / "runs"), alone)
     assert done.stdout.count("run folder:") == 2, "once at the start, once at the end, and by the first process alone"
     assert done.stdout.count("chosen automatically") == 1
     for noise in ("Warning", "warn(", "Traceback", "distributed_backend"):
@@ -44,7 +42,7 @@ def test_two_processes_have_the_losses_of_one(alone, tmp_path):
 
 def test_two_accumulated_steps_have_the_losses_of_one(alone, tmp_path):
     assert in_process("fit", *TINY, *LENGTH, "--trainer.accumulate_grad_batches", "2", "--trainer.default_root_dir", tmp_path) == 0
-    check_same_losses(only_run(tmp_path), alone)
+    check_same_curves(only_run(tmp_path), alone)
 
 
 def test_torchruns_two_processes_agree_on_one_run(alone, tmp_path):
@@ -54,7 +52,7 @@ def test_torchruns_two_processes_agree_on_one_run(alone, tmp_path):
     words = ["--config", piece, "--name", "default", *TINY, *LENGTH, "--trainer.accumulate_grad_batches", "2"]
     done = in_new_process("fit", *words, cwd=tmp_path, launcher=launcher)
     assert done.returncode == 0, done.stderr
-    check_same_losses(only_run(tmp_path / "runs"), alone)
+    check_same_curves(only_run(tmp_path / "runs"), alone)
 
 
 def test_a_mistake_ends_all_processes_of_torchrun(tmp_path):

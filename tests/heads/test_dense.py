@@ -7,8 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from one_step import first_gradients
 from several_processes import on_processes
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
@@ -212,41 +211,26 @@ def test_validation_finds_the_threshold_and_keeps_it_with_the_weights():
 # -- the whole step
 
 
-class Grab(Callback):
-    def on_before_optimizer_step(self, trainer, module, optimizer):
-        self.found = {name: weight.grad.clone() for name, weight in module.named_parameters() if weight.grad is not None}
-
-
-def gradients(processes: int, accumulation: int) -> dict[str, torch.Tensor]:
+def gradients(processes: int, accumulation: int) -> dict[str, np.ndarray]:
     """Those of a step of 16 scenes."""
     torch.manual_seed(0)
     encoder = Vit(width=32, depth=1, heads=4, patch=8, image_size=32)
     learner = Finetuner(encoder, {"detect": partial(Dense, classes=7, width=16, layers=1)}, AdamW(base_lr=1e-3))
-    data = Data(scenes=64, val_scenes=0, image_size=32, batch_size=16, num_workers=0)
-    data.wants = learner.wants
-    grab = Grab()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(
-        accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", max_steps=1,
-        accumulate_grad_batches=accumulation, use_distributed_sampler=False, limit_val_batches=0, callbacks=[grab], **quiet,
-    )  # fmt: skip
-    data.trainer = trainer
-    trainer.fit(learner, datamodule=data)
-    return grab.found
+    return first_gradients(learner, 16, processes, accumulation)
 
 
 def dealt() -> list[dict[str, np.ndarray]]:
     """On this one of two processes, with 1 and 4 batches accumulated; as arrays, which outlive the process."""
-    return [{name: value.numpy() for name, value in gradients(2, accumulation).items()} for accumulation in (1, 4)]
+    return [gradients(2, accumulation) for accumulation in (1, 4)]
 
 
 def test_objects_spread_unevenly_over_processes_and_accumulated_batches_change_no_gradient():
     whole = gradients(1, 1)
-    assert len(whole) > 30 and all(value.abs().max() > 0 for name, value in whole.items() if name.startswith("heads"))
+    assert len(whole) > 30 and all(np.abs(value).max() > 0 for name, value in whole.items() if name.startswith("heads"))
     for found in (gradients(1, 4), *on_processes(2, dealt)[0]):
         assert whole.keys() == found.keys()
         for name, value in whole.items():
-            torch.testing.assert_close(torch.as_tensor(found[name]), value, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(found[name], value, rtol=0, atol=1e-5)
 
 
 def test_the_parts_of_that_step_do_hold_different_numbers_of_objects():

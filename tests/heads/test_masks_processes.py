@@ -7,8 +7,7 @@ from functools import partial
 import numpy as np
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from one_step import first_gradients
 from several_processes import on_processes
 
 from mae_vlm.data.module import Data
@@ -22,26 +21,12 @@ from mae_vlm.learners.optim import AdamW
 PICTURES = 7
 
 
-class Grab(Callback):
-    def on_before_optimizer_step(self, trainer, module, optimizer):
-        self.found = {name: weight.grad.clone() for name, weight in module.named_parameters() if weight.grad is not None}
-
-
 def gradients(processes: int, accumulation: int) -> dict[str, np.ndarray]:
     """Those of the first step of 8 scenes with one to four objects each, all queries masked."""
     torch.manual_seed(0)
     head = partial(Masks, classes=7, queries=5, last=2, points=32)
     learner = Finetuner(Vit(width=32, depth=3, heads=4, patch=8, image_size=32), {"masks": head}, AdamW(base_lr=1e-3))
-    data = Data(scenes=32, val_scenes=0, image_size=32, batch_size=8, num_workers=0)
-    data.wants, grab = learner.wants, Grab()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(
-        accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", max_steps=1, limit_val_batches=0,
-        accumulate_grad_batches=accumulation, use_distributed_sampler=False, callbacks=[grab], **quiet,
-    )  # fmt: skip
-    data.trainer = trainer
-    trainer.fit(learner, datamodule=data)
-    return {name: value.numpy() for name, value in grab.found.items()}
+    return first_gradients(learner, 8, processes, accumulation)
 
 
 def measures(rank: int, processes: int) -> dict[str, float]:

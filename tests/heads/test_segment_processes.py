@@ -6,8 +6,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from one_step import first_gradients
 from several_processes import on_processes
 from torch import nn
 
@@ -17,11 +16,6 @@ from mae_vlm.heads.parts.upernet import UperNet
 from mae_vlm.heads.segment import Segment
 from mae_vlm.learners.finetune import Finetuner
 from mae_vlm.learners.optim import AdamW
-
-
-class Grab(Callback):
-    def on_before_optimizer_step(self, trainer, module, optimizer):
-        self.found = {name: weight.grad.clone() for name, weight in module.named_parameters() if weight.grad is not None}
 
 
 def gradients(processes: int, accumulation: int) -> dict[str, np.ndarray]:
@@ -35,16 +29,7 @@ def gradients(processes: int, accumulation: int) -> dict[str, np.ndarray]:
         decoder.eval()  # dropout would draw for other pictures
         nn.init.normal_(decoder.linear.weight, std=0.5, generator=draw)
     learner.heads["segment"].decoder.train = learner.heads["segment"].auxiliary.train = lambda mode: None
-    data = Data(scenes=32, val_scenes=0, image_size=32, batch_size=8, num_workers=0)
-    data.wants, grab = learner.wants, Grab()
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(
-        accelerator="cpu", devices=processes, strategy="ddp" if processes > 1 else "auto", max_steps=1, limit_val_batches=0,
-        accumulate_grad_batches=accumulation, use_distributed_sampler=False, callbacks=[grab], **quiet,
-    )  # fmt: skip
-    data.trainer = trainer
-    trainer.fit(learner, datamodule=data)
-    return {name: value.numpy() for name, value in grab.found.items()}
+    return first_gradients(learner, 8, processes, accumulation)
 
 
 def of_a_torchrun(rank: int) -> dict[str, str]:

@@ -9,8 +9,7 @@ from functools import partial
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback
+from one_step import first_gradients
 
 from mae_vlm.data.module import Data
 from mae_vlm.encoders.vit import Vit
@@ -43,27 +42,12 @@ class Uneven(Classify):
         return super()._known_B(batch) & torch.tensor([int(name.rpartition("-")[2]) % 7 < 3 for name in batch.ids])
 
 
-class Grab(Callback):
-    def on_before_optimizer_step(self, trainer, module, optimizer):
-        self.found = {name: weight.grad.clone() for name, weight in module.named_parameters() if weight.grad is not None}
-
-
 def gradients(processes: int, accumulation: int) -> dict[str, torch.Tensor]:
     """Those of the first step of 16 pictures: two heads on one encoder, which count different pictures."""
     learner = a_finetuner({"some": partial(Uneven, classes=7), "all": partial(Classify, classes=7, weight=0.5)}, size=32)
     for head in learner.heads.values():
         torch.nn.init.normal_(head.linear.weight, std=0.5, generator=torch.Generator().manual_seed(1))
-    data = Data(scenes=64, val_scenes=0, image_size=32, batch_size=16, num_workers=0)
-    grab = Grab()
-    strategy = "ddp" if processes > 1 else "auto"
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(
-        accelerator="cpu", devices=processes, strategy=strategy, max_steps=1, accumulate_grad_batches=accumulation,
-        use_distributed_sampler=False, limit_val_batches=0, callbacks=[grab], **quiet,
-    )  # fmt: skip
-    data.trainer = trainer
-    trainer.fit(learner, datamodule=data)
-    return grab.found
+    return {name: torch.from_numpy(value) for name, value in first_gradients(learner, 16, processes, accumulation).items()}
 
 
 def work(rank: int, processes: int, port: int, out: str) -> None:

@@ -7,7 +7,7 @@ import torch
 from several_processes import on_processes
 from test_learners_pretrain import a_batch, a_pretrainer
 from timm.layers import DropPath
-from tiny_runs import REPOSITORY, TINY, content, curve, in_process
+from tiny_runs import REPOSITORY, TINY, check_same_losses, content, curve, in_process
 
 from mae_vlm.encoders.vit import Vit
 
@@ -30,9 +30,7 @@ def alone(tmp_path_factory):
 
 
 def check_same_run(run, alone):
-    ours, theirs = curve(run, "train/loss"), curve(alone, "train/loss")
-    assert ours.keys() == theirs.keys() == set(range(STEPS))
-    assert max(abs(ours[step] - theirs[step]) for step in ours) < 1e-4
+    check_same_losses(run, alone, STEPS)
     for tag in ("val/loss", "val/pixels/other_picture"):
         ours, theirs = curve(run, tag), curve(alone, tag)  # an interval counts micro-steps: with accumulation there are more
         assert {step: ours[step] for step in theirs} == pytest.approx(theirs, abs=1e-4)
