@@ -1,7 +1,8 @@
 """What our MAE weights are worth on CIFAR-10, beside transformers' ViTMAE: ``python -m tools.cifar_worth --help``.
 
 Every finished unit (pretraining, probe or fine-tuning of one recipe and seed) writes one line of JSON under ``--out`` and is skipped
-when that file is there, so the benchmark may be killed and started again at any time. A unit makes what it needs first.
+when that file is there, so the benchmark may be killed and started again at any time; a fine-tune goes on from its last hundred steps.
+A unit makes what it needs first.
 
     python -m tools.cifar_worth evaluate --method ours --seeds 0 1 2
     python -m tools.cifar_worth evaluate --method transformers --seeds 0 1 2 --seconds-like ours
@@ -67,8 +68,10 @@ class Bench:
         """Top-1 after fine-tuning on a few labels."""
         kind = finetune_kind(setting)
         if not self._done(recipe.slug, kind):
-            result = finetune(self.encoder(recipe, like), recipe.method != "random", self.train, self.val, setting)
+            kept = self.out / f"{recipe.slug}.{kind}.kept"
+            result = finetune(self.encoder(recipe, like), recipe.method != "random", self.train, self.val, setting, kept)
             self._write(recipe, kind, result | {"finetuning": asdict(setting)})
+            kept.unlink(missing_ok=True)
 
     def like(self, recipe: Recipe, other: str) -> Recipe:
         """The recipe with the steps that fit into the seconds of ``other`` (a method or a pretrain file) at equal pictures.

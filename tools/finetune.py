@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import timm
 import torch
@@ -16,6 +17,8 @@ from mae_vlm.encoders.vit import Vit
 from mae_vlm.learners.schedule import warmup_cosine
 from mae_vlm.tokens.chance import key_of
 from tools.cifar_pictures import CLASSES, Pictures, balanced, keys, order
+
+_KEEP = 100  # steps
 
 
 @dataclass(frozen=True)
@@ -46,8 +49,13 @@ def classifier(encoder: Vit, pretrained: bool) -> nn.Module:
     return model
 
 
-def finetune(encoder: Vit, pretrained: bool, train: Pictures, val: Pictures, setting: Finetuning) -> dict[str, float]:
-    """Top-1 % on all validation pictures after the last step, and the seconds of the loop."""
+def finetune(
+    encoder: Vit, pretrained: bool, train: Pictures, val: Pictures, setting: Finetuning, kept: Path | None = None
+) -> dict[str, float]:
+    """Top-1 % on all validation pictures after the last step, and the seconds of the loop.
+
+    With ``kept``, a file, the run may be killed: it writes its state there every ``_KEEP`` steps and goes on from it, to the same weights.
+    """
     torch.manual_seed(setting.seed)
     few = balanced(train, setting.per_class)
     model = classifier(encoder, pretrained)
@@ -56,17 +64,38 @@ def finetune(encoder: Vit, pretrained: bool, train: Pictures, val: Pictures, set
     steps = per_epoch * setting.epochs * setting.multiple
     optimizer = torch.optim.AdamW(groups, lr=setting.lr, fused=True)
     scales = [group.get("lr_scale", 1.0) for group in optimizer.param_groups]
-    began, began_cpu, mean = time.perf_counter(), time.process_time(), 0.0
+    first, mean, before, before_cpu = _gone_on(kept, model, optimizer, setting)
+    began, began_cpu = time.perf_counter() - before, time.process_time() - before_cpu
     model.train()
-    for step in range(steps):
+    for step in range(first, steps):
         factor = setting.lr * warmup_cosine(step, steps, round(0.1 * steps))
         for group, scale in zip(optimizer.param_groups, scales, strict=True):
             group["lr"] = factor * scale
         loss = _step(model, encoder, few, step, per_epoch, setting)
         optimizer.step()
         mean += (loss - mean) * 0.05
+        if kept is not None and (step + 1) % _KEEP == 0:
+            _keep(kept, model, optimizer, setting, (step + 1, mean, time.perf_counter() - began, time.process_time() - began_cpu))
     seconds, cpu = time.perf_counter() - began, time.process_time() - began_cpu
     return {"top1": _top1(model, encoder, val), "train_loss": mean, "steps": steps, "seconds": seconds, "cpu_seconds": cpu}
+
+
+def _keep(kept: Path, model: nn.Module, optimizer: torch.optim.Optimizer, setting: Finetuning, told: tuple[float, ...]) -> None:
+    state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "setting": asdict(setting), "told": told}
+    part = kept.with_suffix(".part")
+    torch.save(state, part)
+    part.replace(kept)
+
+
+def _gone_on(kept: Path | None, model: nn.Module, optimizer: torch.optim.Optimizer, setting: Finetuning) -> tuple[int, float, float, float]:
+    """First step, mean loss, seconds and processor seconds so far; zeros where nothing was kept or it was of another setting."""
+    state = torch.load(kept, weights_only=True) if kept is not None and kept.exists() else {}
+    if state.get("setting") != asdict(setting):
+        return 0, 0.0, 0.0, 0.0
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    step, mean, seconds, cpu = state["told"]
+    return int(step), mean, seconds, cpu
 
 
 def _step(model: nn.Module, encoder: Vit, few: Pictures, step: int, per_epoch: int, setting: Finetuning) -> float:

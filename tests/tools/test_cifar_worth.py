@@ -6,11 +6,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+import tools.finetune
 from mae_vlm.tokens.masking import RandomMask
 from tools import cifar_pictures, probe
 from tools.cifar_pictures import Pictures, crop_and_flip
 from tools.cifar_worth import finetune_kind
-from tools.finetune import Finetuning, classifier
+from tools.finetune import Finetuning, classifier, finetune
 from tools.mae_race import OurMae, Recipe, build, pretrain
 from tools.worth_table import markdown
 
@@ -89,6 +90,29 @@ def test_a_killed_run_goes_on_to_the_same_weights(tmp_path, monkeypatch):
     _, resumed = pretrain(Recipe(**SMALL), data, data, scratch, print)
     for name, value in whole.items():
         assert torch.equal(value, resumed[name]), name
+
+
+def test_a_killed_fine_tune_goes_on_to_the_same_loss(tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.finetune._KEEP", 2)
+    data, setting, kept = pictures(40), Finetuning(epochs=3, batch=20, per_class=4), tmp_path / "run.kept"
+    encoder = Recipe(**SMALL).encoder()
+    whole = finetune(encoder, False, data, data, setting)
+
+    def killed(*args):
+        if args[3] == 5:
+            raise KeyboardInterrupt
+        return step(*args)
+
+    step = tools.finetune._step
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("tools.finetune._step", killed)
+        finetune(encoder, False, data, data, setting, kept)
+    assert kept.exists()
+    torch.rand(7)
+    with monkeypatch.context() as patch:
+        patch.setattr("tools.finetune._step", lambda *args: pytest.fail("starts afresh") if args[3] < 4 else step(*args))
+        resumed = finetune(encoder, False, data, data, setting, kept)
+    assert resumed["train_loss"] == whole["train_loss"] and resumed["steps"] == whole["steps"] == 6
 
 
 def test_probe_separates_what_is_linearly_separable_and_chooses_no_decay_on_validation():
