@@ -19,14 +19,14 @@ from mae_vlm.data.summary import Summary
 from mae_vlm.data.targets import BOXES
 from mae_vlm.encoders.towers import Features, Towers
 from mae_vlm.heads.base import Head
-from mae_vlm.heads.parts.box_drawing import side_by_side
-from mae_vlm.heads.parts.box_metrics import BoxPrecision, Truth, box_tables
+from mae_vlm.heads.parts.box_answers import check_classes, drawn, known, measure, predictions
+from mae_vlm.heads.parts.box_metrics import BoxPrecision, box_tables
 from mae_vlm.heads.parts.boxes import decode, iou
-from mae_vlm.heads.parts.dense_detections import Detections, above, detect
+from mae_vlm.heads.parts.dense_detections import Detections, detect
 from mae_vlm.heads.parts.dense_tower import DenseTower
 from mae_vlm.heads.parts.points import assign, in_crowd, levels_of, places, pyramid_scales
 from mae_vlm.heads.parts.pyramid import SimplePyramid
-from mae_vlm.types import Answer, Batch, Loss, Prediction, Target, Term
+from mae_vlm.types import Answer, Batch, Loss, Prediction, Term
 
 _WIDEST = 256
 _WEIGHTS = {"classes": 1.0, "boxes": 2.0, "quality": 1.0}  # of the terms, as in ATSS
@@ -102,14 +102,7 @@ class Dense(Head):
         self.best = ("box_map", True)
 
     def check(self, summary: Summary) -> None:
-        where, found = summary.path or "the collection", summary.object_classes
-        if found is None:
-            raise ValueError(f"{where} has no boxes of named objects to learn; give them with data.annotations")
-        if len(found) != self.classes:
-            raise ValueError(f"{where} has {len(found)} classes of objects, this detector {self.classes}; give data of the same classes")
-        changed = [pair for pair in zip(self.names, found, strict=True) if pair[0] != pair[1]] if self.named else []
-        if changed:
-            raise ValueError(f"{where} has other classes of objects than this detector: {changed[0][1]} where it has {changed[0][0]}")
+        check_classes(self.names, self.named, summary)
 
     def forward(self, features: Features) -> Answer:
         tokens_BND = features.full.unnormed_BND
@@ -145,24 +138,17 @@ class Dense(Head):
         return MetricCollection({"boxes": BoxPrecision(self.classes, self._believe)}, compute_groups=False)
 
     def measure(self, metrics: MetricCollection, answer: Answer, batch: Batch) -> None:
-        real = [number for number, real in enumerate(batch.real_B.tolist()) if real]
-        found, keys = self._detections(answer, batch), batch.keys_B.tolist()
-        true = [_truth(batch.targets[number]) for number in real]
-        metrics.update([keys[number] for number in real], [found[number] for number in real], true)
+        measure(metrics, self._detections(answer, batch), batch)
 
     def predictions(self, answer: Answer, batch: Batch) -> list[Prediction]:
-        found = zip(batch.ids, self._detections(answer, batch), batch.real_B.tolist(), strict=True)
-        said = [(id, [part.cpu() for part in one]) for id, one, real in found if real]
-        return [Prediction(id, boxes=one[0], object_scores=one[1], object_classes=one[2]) for id, one in said]
+        return predictions(self._detections(answer, batch), batch)
 
     def tables(self, results: dict[str, Tensor]) -> dict[str, list[list[str]]]:
         return box_tables(results, self.names)
 
     def pictures(self, answer: Answer, batch: Batch) -> dict[str, Tensor]:
         """``detections``: a row for each picture, with its true boxes and with those answered from ``threshold`` on."""
-        found = [above(one, float(self.threshold)) for one in self._detections(answer, batch)]
-        inside = [(target.frame.inward(one.boxes_N4), one.classes_N) for target, one in zip(batch.targets, found, strict=True)]
-        return {"detections": side_by_side(batch, inside, self.classes)}
+        return {"detections": drawn(self._detections(answer, batch), batch, float(self.threshold), self.classes)}
 
     def _believe(self, threshold: float) -> None:
         self.threshold.fill_(threshold)
@@ -178,10 +164,10 @@ class Dense(Head):
         ]
 
     def _objects(self, batch: Batch) -> Objects:
-        known = [_known(target) for target in batch.targets]
-        longer = [[functional.pad(part, (0, 0) * (part.ndim - 1) + (0, 1)) for part in one] for one in known]
+        objects = [known(target) for target in batch.targets]
+        longer = [[functional.pad(part, (0, 0) * (part.ndim - 1) + (0, 1)) for part in one] for one in objects]
         boxes_BN4, classes_BN, crowds_BN = (pad_sequence(list(part), batch_first=True) for part in zip(*longer, strict=True))
-        counts_B1 = torch.tensor([[len(one[0])] for one in known], device=boxes_BN4.device)
+        counts_B1 = torch.tensor([[len(one[0])] for one in objects], device=boxes_BN4.device)
         there_BN = torch.arange(boxes_BN4.shape[1], device=boxes_BN4.device) < counts_B1
         return Objects(boxes_BN4, classes_BN, crowds_BN & there_BN, there_BN & ~crowds_BN)
 
@@ -200,13 +186,3 @@ class Dense(Head):
         open_BML = in_crowd(objects.boxes_BN4, objects.classes_BN, objects.crowds_BN, centres_M2, self.classes) & ~mine_BM[..., None]
         error_BML: Tensor = sigmoid_focal_loss(logits_BML, true_BML.to(logits_BML.dtype))
         return (error_BML * (real_B[:, None, None] & ~open_BML)).sum()
-
-
-def _known(target: Target) -> tuple[Tensor, Tensor, Tensor]:
-    assert target.boxes is not None and target.classes is not None and target.crowds is not None
-    return target.boxes, target.classes, target.crowds
-
-
-def _truth(target: Target) -> Truth:
-    boxes_G4, classes_G, crowds_G = _known(target)
-    return Truth(target.frame.outward(boxes_G4), classes_G, crowds_G)
