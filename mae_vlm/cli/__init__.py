@@ -17,6 +17,8 @@ COMMANDS = {
     "tune": "a batch size and a learning rate, found in some minutes: tune --config X [--batch-size] [--lr]",
     "ablate": "which setting earns its cost: ablate --config X --vary KEY=V1,V2 --seeds 3 --steps N",
     "convert": "write a run's encoder in another format: convert RUN --to timm --out DIR",
+    "push": "upload a run with a model card, private by default: push RUN --repo org/name --license WORD",
+    "vocabulary": "learn a vocabulary from the captions of a collection: vocabulary --data.path DATA --out FILE",
     "robustness": "what a fine-tuned run is worth on spoilt pictures: robustness RUN [--data.path X]",
     "report": "what a run learned, what it cost and what to change, as one page: report RUN",
 }

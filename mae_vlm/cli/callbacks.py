@@ -17,6 +17,7 @@ from mae_vlm.callbacks.gradients import Gradients
 from mae_vlm.callbacks.guard import Guard
 from mae_vlm.callbacks.head_pictures import HeadPictures
 from mae_vlm.callbacks.hparams import Hparams
+from mae_vlm.callbacks.hub import HubUpload
 from mae_vlm.callbacks.metrics_csv import MetricsPlace
 from mae_vlm.callbacks.pictures import Pictures
 from mae_vlm.callbacks.probes import Probes
@@ -35,6 +36,7 @@ CONFIGURED: dict[str, type[Callback]] = {
     "gradients": Gradients,
     "probes": Probes,
     "ema": Ema,
+    "hub": HubUpload,
 }
 
 

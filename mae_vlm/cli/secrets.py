@@ -8,18 +8,8 @@ from typing import Any
 
 import yaml
 
-# option names whose text is a secret; tokens of text (mask_token, eos_token) are none
-_KIND = "hf|hub|auth|access|api|bearer|refresh|session|secret|github|gitlab|wandb|user"
-_NAME = re.compile(
-    rf"(^|[._-])(password|passwd|passphrase|secret|api[_-]?key|access[_-]?key|secret[_-]?key|private[_-]?key|authorization"
-    rf"|(({_KIND})[_-])token)$|(^|\.)token$",
-    re.IGNORECASE,
-)
-_VARIABLE = re.compile(r"(TOKEN|SECRET|PASSWORD|PASSWD|API_?KEY|ACCESS_KEY)$")
-_SHORTEST = 8  # characters of a variable's value; a shorter one may stand in any text
-# a user before the host; or a user and a password, which may hold slashes where a port does not
-_USER = re.compile(r"([a-z][a-z0-9+.-]*)://([^/@\s?#]+@|[^/@\s:]*:(?!\d+(/|$))[^@\s]*@)", re.IGNORECASE)
-_QUERY = re.compile(r"[?&](token|access_token|auth|key|api_?key|password|secret|sig|signature|x-(amz|goog)-(signature|credential))=", re.I)
+from mae_vlm.hub.secrecy import NAME, QUERY, SHORTEST, USER, VARIABLE
+
 _INSTEAD = (
     "it would be written to config.yaml, every checkpoint and the logs; put it into the environment (HF_TOKEN, AWS_ACCESS_KEY_ID and "
     "AWS_SECRET_ACCESS_KEY, WANDB_API_KEY) or the provider's own file (~/.aws/credentials, ~/.netrc), and leave it out here"
@@ -32,7 +22,7 @@ def found(arguments: list[str], configs: list[dict[str, Any]], environment: Mapp
     Told are option names (``api_key``, ``hf_token`` ...) with text, addresses with a user, password or signature, and the value of a
     variable of the environment whose name says that it is a secret.
     """
-    hidden = {name: value for name, value in environment.items() if _VARIABLE.search(name) and len(value) >= _SHORTEST}
+    hidden = {name: value for name, value in environment.items() if VARIABLE.search(name) and len(value) >= SHORTEST}
     for place, text in _texts(arguments, configs):
         if why := _why(place, text, hidden):
             return f"{place} {why}: {_INSTEAD}"
@@ -72,11 +62,11 @@ def _leaves(value: Any, place: str) -> Iterator[tuple[str, str]]:
 
 
 def _why(place: str, text: str, hidden: Mapping[str, str]) -> str:
-    if _NAME.search(place) and not re.fullmatch(r"[0-9]{1,4}", text) and text.lower() not in ("null", "none", "true", "false"):
+    if NAME.search(place) and not re.fullmatch(r"[0-9]{1,4}", text) and text.lower() not in ("null", "none", "true", "false"):
         return "is a password or token by its name"
-    if address := _USER.search(text):
-        return f"holds a user or password ({address[1]}://***@...)"
-    if "://" in text and (query := _QUERY.search(text)):
-        return f"holds a password, token or signature (...{query[0]}***)"
+    if address := USER.search(text):
+        return f"holds a user or password ({address[1]}***@...)"
+    if "://" in text and (query := QUERY.search(text)):
+        return f"holds a password, token or signature (...{query[1]}***)"
     held = next((name for name, value in hidden.items() if value in text), None)
     return f"holds the value of ${held}" if held else ""

@@ -6,11 +6,10 @@ import argparse
 import fcntl
 import math
 import shlex
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import IO
 
 from mae_vlm.ablation import table
 from mae_vlm.ablation.comparison import Comparison, compare
@@ -18,6 +17,7 @@ from mae_vlm.ablation.outcomes import LINEAR, Outcome, document, read
 from mae_vlm.ablation.plan import Choice, Job, Length, check_given, choices, jobs, short_names
 from mae_vlm.ablation.plot import svg
 from mae_vlm.ablation.running import Runner, devices, identity, refused
+from mae_vlm.commands.arguments import Arguments, complain
 
 _ABOUT = """Run what `fit` with the same options would run, small, once for every choice and seed, and tell which choice earned its cost on
 this data. A finished run is not run again and a run that was cut off goes on, so the same command may be given as often as needed."""
@@ -25,14 +25,6 @@ _EXAMPLE = """every other option is one of fit, as --data.path MY_PHOTOS. Severa
 [0.5, 0.5], one of a class by its class path.
 
   python -m mae_vlm ablate --config X --vary model.masking.init_args.ratio=0.6,0.75,0.9 --seeds 3 --steps 2000"""
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser that tells a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"mae_vlm: error: {message}; python -m mae_vlm ablate --help shows how", file=sys.stderr)
-        sys.exit(2)
 
 
 def main(arguments: list[str]) -> int:
@@ -54,18 +46,12 @@ def main(arguments: list[str]) -> int:
             stopped = _run(todo, given, length, options, lock)
             return _tell(planned, arguments, out, options.by) if not stopped else _stopped(stopped, planned, out)
     except (ValueError, OSError) as problem:
-        print(f"mae_vlm: error: {problem}", file=sys.stderr)
+        complain(problem)
         return 2
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m mae_vlm ablate",
-        description=_ABOUT,
-        epilog=_EXAMPLE,
-        allow_abbrev=False,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = Arguments("ablate", _ABOUT, epilog=_EXAMPLE, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--vary", action="append", required=True, metavar="KEY=V1,V2", help="an option of fit and its values; may be repeated"
     )

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from typing import NoReturn
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser that tells a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"mae_vlm: error: {message}; python -m mae_vlm convert --help shows how", file=sys.stderr)
-        sys.exit(2)
+from mae_vlm.commands.arguments import Arguments, complain
 
 
 def main(arguments: list[str]) -> int:
     """Convert a run's encoder; 0 when written, 1 when the source or the target is at fault."""
-    parser = _Parser(
-        prog="python -m mae_vlm convert", description="Write the encoder of a run or a checkpoint in another format.", allow_abbrev=False
-    )
+    parser = Arguments("convert", "Write the encoder of a run or a checkpoint in another format.")
     parser.add_argument("source", metavar="RUN", help="a run folder, or a .ckpt file")
     parser.add_argument("--to", required=True, choices=["timm"], help="timm: config.json and model.safetensors for timm's local-dir: names")
     parser.add_argument("--out", required=True, metavar="DIR", help="the folder to write; nothing in it is overwritten")
@@ -31,7 +19,7 @@ def main(arguments: list[str]) -> int:
     try:
         files = timm.write(native.read_encoder(options.source, options.weights), options.out)
     except (ValueError, OSError) as problem:
-        print(f"mae_vlm: error: {problem}", file=sys.stderr)
+        complain(problem)
         return 1
     for file in files:
         print(f"wrote {file}")

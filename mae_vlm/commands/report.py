@@ -2,27 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
 from pathlib import Path
-from typing import NoReturn
 
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser that tells a mistake in one line."""
-
-    def error(self, message: str) -> NoReturn:
-        print(f"mae_vlm: error: {message}; python -m mae_vlm report --help shows how", file=sys.stderr)
-        sys.exit(2)
+from mae_vlm.commands.arguments import Arguments, complain
 
 
 def main(arguments: list[str]) -> int:
     """Write RUN/report.html and tell its verdict; 0 when written, 1 when there is no run, or no room."""
-    parser = _Parser(
-        prog="python -m mae_vlm report",
-        description="What a run learned, what it cost, and what to change: RUN/report.html.",
-        allow_abbrev=False,
-    )
+    parser = Arguments("report", "What a run learned, what it cost, and what to change: RUN/report.html.")
     parser.add_argument("run", metavar="RUN", type=Path, help="a run's folder, also while the run goes on")
     parser.add_argument("--out", type=Path, metavar="FILE", help="another file than RUN/report.html")
     options = parser.parse_args(arguments)
@@ -35,7 +22,7 @@ def main(arguments: list[str]) -> int:
         content, verdict = report(options.run)
         write_whole(target, lambda file: file.write(content))
     except (ValueError, OSError) as problem:
-        print(f"mae_vlm: error: {problem}", file=sys.stderr)
+        complain(problem)
         return 1
     for finding in verdict.findings:
         print(f"{finding.severity}: {finding.name}: {finding.title}")
