@@ -56,6 +56,7 @@ class Sample:
 
     Attributes:
         label: class number in ``source.classes``.
+        values: float32, where there is no single class: 1 or 0 for each of ``source.classes``, or the numbers to learn.
         captions: sentences that are true of the picture.
         boxes: float32 ``[objects, 4]``: left, top, right, bottom, the last two exclusive.
         classes: int64 ``[objects]``: numbers in ``source.object_classes``.
@@ -76,6 +77,7 @@ class Sample:
     crowds: Tensor | None = None
     box_captions: tuple[str, ...] = ()
     semantic: Tensor | Deferred | None = None
+    values: Tensor | None = None
 
 
 class Broken(NamedTuple):
@@ -91,9 +93,11 @@ class Batch:
 
     ``images_BCHW`` is uint8, or uint16 with ``data.bits`` 16: it is normalised on the device. ``keys_B`` (int64) stands for
     (seed, epoch, sample) and is the only source of chance in a step. ``real_B`` is False where a sample only fills up the last batch of a
-    validation set and must count zero. ``labels_B`` is -1 where there is none. ``captions`` and ``questions`` are empty lists
-    where no picture of the batch has any. ``targets`` holds one for each picture where a head asked for boxes, masks or semantic maps,
-    else it is empty. ``broken`` tells which samples could not be read and have a substitute here.
+    validation set and must count zero. ``labels_B`` is -1 where there is none. ``soft_labels_BL`` (float32) are shares of the classes, a
+    yes or no for each, or numbers to learn, NaN in a row of which nothing is known; None where no picture has any. ``captions`` and
+    ``questions`` are empty lists where no picture of the batch has any. ``targets`` holds one for each picture where a head asked for
+    boxes, masks or semantic maps, else it is empty. ``second_BCHW`` is another crop of each picture where an objective wants two views.
+    ``broken`` tells which samples could not be read and have a substitute here.
     """
 
     images_BCHW: Tensor
@@ -106,6 +110,7 @@ class Batch:
     targets: list[Target] = field(default_factory=list)
     broken: list[Broken] = field(default_factory=list)
     soft_labels_BL: Tensor | None = None
+    second_BCHW: Tensor | None = None
 
     def __len__(self) -> int:
         return self.images_BCHW.shape[0]
@@ -197,6 +202,10 @@ class Encoded:
     prefix: int
     unnormed_BND: Tensor | None = None
 
+    def rows(self, index_R: Tensor) -> Encoded:
+        """These rows of the batch."""
+        return Encoded(self.tokens_BTD[index_R], self.prefix, None if self.unnormed_BND is None else self.unnormed_BND[index_R])
+
     @property
     def patches_BND(self) -> Tensor:
         return self.tokens_BTD[:, self.prefix :]
@@ -255,6 +264,14 @@ class Answer:
         return self.tensors[name]
 
 
+class Said(NamedTuple):
+    """What a head says of a picture in words: a caption, or the answer to a question; ``score`` from 0 to 1."""
+
+    text: str
+    score: float
+    question: str = ""
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What a head says of one picture, on the CPU; positions are in pixels of the original picture as it is shown.
@@ -267,6 +284,8 @@ class Prediction:
         masks: bool ``[objects, H, W]``.
         semantic: uint8 or int16 ``[H, W]``: a class for every pixel.
         segments: int32 ``[H, W]``: 0 where there is nothing, k for object k - 1; none overlap.
+        said: captions, the best first, or an answer to each question.
+        embedding: float32 ``[numbers]``: where the picture lies in a space that it shares with texts.
     """
 
     id: str
@@ -277,3 +296,5 @@ class Prediction:
     masks: Tensor | None = None
     semantic: Tensor | None = None
     segments: Tensor | None = None
+    said: tuple[Said, ...] | None = None
+    embedding: Tensor | None = None

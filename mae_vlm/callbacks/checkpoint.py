@@ -112,7 +112,9 @@ class Checkpoint(LightningCheckpoint):
     def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         _place_in_epoch(checkpoint["loops"]["fit_loop"], trainer, int(trainer.num_training_batches))
         states = all_states(trainer.world_size)
-        checkpoint[CHECKPOINT_KEY] = {"format": CHECKPOINT_FORMAT, "config": self.config, "random": states}
+        text = getattr(getattr(pl_module, "towers", None), "text", None)
+        stated = {} if text is None else {"text": text.stated()}
+        checkpoint[CHECKPOINT_KEY] = {"format": CHECKPOINT_FORMAT, "config": self.config, "random": states, **stated}
 
     def on_load_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
         self._random = checkpoint.get(CHECKPOINT_KEY, {}).get("random", [])

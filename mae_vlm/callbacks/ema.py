@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mae_vlm.types import Batch
 
-_RUNNING = ("means", "metrics")  # where a learner's validation adds up
+_RUNNING = ("means", "metrics", "results")  # where a learner's validation adds up, and what it leaves
 
 
 class Ema(Callback):
@@ -120,7 +120,7 @@ class Ema(Callback):
         if self.weights and trainer.state.fn == "fit":
             log = pl_module.log
             renamed = {"log": lambda name, *values, **more: log(name.replace("val/", "ema/", 1), *values, **more)}
-            with _set(pl_module, self._running | renamed):
+            with _set(pl_module, self._running | renamed), _kept(pl_module):
                 pl_module.on_validation_epoch_end()
 
 
@@ -138,6 +138,17 @@ def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
 def _fill(weights: dict[str, nn.Parameter], values: dict[str, Tensor]) -> None:
     for name, weight in weights.items():
         weight.copy_(values[name])  # in place: optimizer, DDP and compiled blocks hold the same tensors
+
+
+@contextmanager
+def _kept(module: nn.Module) -> Iterator[None]:
+    """Buffers are afterwards what they were: a detector keeps the threshold that it measured there."""
+    before = {name: buffer.detach().clone() for name, buffer in module.named_buffers()}
+    try:
+        yield
+    finally:
+        for name, buffer in module.named_buffers():
+            buffer.copy_(before[name])
 
 
 @contextmanager

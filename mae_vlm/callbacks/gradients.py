@@ -82,12 +82,12 @@ class Gradients(Callback):
 def objective_gradients(
     learner: Pretrainer, batch: Batch, precision: Callable[[], AbstractContextManager[Any]], scale: float = 1.0
 ) -> dict[str, Tensor]:
-    """Each objective's gradient on the towers' trainable weights, all in one float32 vector: of its mean loss times its weight.
+    """Each objective's gradient on the image tower's trainable weights, all in one float32 vector: of its mean loss times its weight.
 
     The learner stays as it is: its ``.grad``, its buffers, the random state; all objectives draw the same numbers. ``precision`` gives the
     context of a forward pass, ``scale`` is a factor of the loss on its way back, divided out again.
     """
-    weights = [weight for weight in learner.towers.parameters() if weight.requires_grad]
+    weights = [weight for weight in learner.towers.image.parameters() if weight.requires_grad]  # what all of them share
     before, buffers = own_state(), [buffer.clone() for buffer in learner.buffers()]
     found: dict[str, Tensor] = {}
     for name, objective in learner._parts().items():

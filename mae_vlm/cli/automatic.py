@@ -6,13 +6,15 @@ in a checkpoint, is never touched.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from mae_vlm.cli import finetuning
+from mae_vlm.cli import answering, finetuning, wording
 from mae_vlm.cli.chooser import Choice, Chooser
 from mae_vlm.cli.machine import Machine
+from mae_vlm.data.sources.base import Source
 from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, automatic_workers
 from mae_vlm.encoders.arithmetic import masked_step
 from mae_vlm.learners.optim import default_base_lr
@@ -25,22 +27,34 @@ ADAMW = "mae_vlm.learners.optim.AdamW"
 
 
 def choose(
-    config: dict[str, Any], summary: Summary, machine: Machine, training: bool = True, start: finetuning.Start | None = None
+    config: dict[str, Any],
+    summary: Summary,
+    machine: Machine,
+    training: bool = True,
+    start: finetuning.Start | None = None,
+    train: Callable[[], Source] | None = None,
+    said: frozenset[str] = frozenset(),
 ) -> list[Choice]:
     """Fill what is open in ``config`` (changed in place) and return the choices in the order they were made.
 
-    ``start`` is the encoder that a fine-tuning starts from: what is open in the config's is as there.
+    ``start`` is the encoder that a fine-tuning starts from: what is open in the config's is as there. ``train`` opens the training
+    pictures, whose captions a vocabulary is learned from; ``said`` are the flat keys that the user has set.
     """
     chooser = Chooser(config, summary, machine)
     if start is not None:
         finetuning.encoder_as(chooser, start)
+        finetuning.words_as(chooser, start)
     _data(chooser)
+    if train is not None and training:
+        wording.words(chooser, train, said)
     if str(chooser.get("model.class_path")) == PRETRAINER:
         _encoder(chooser)
         _decoder(chooser)
     elif finetuning.is_one(chooser):
         _encoder(chooser)
         finetuning.heads(chooser)
+    if train is not None:
+        answering.answers(chooser, train)
     _trainer(chooser, training)
     return chooser.choices
 

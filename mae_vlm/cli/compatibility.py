@@ -15,11 +15,15 @@ def check_pictures(model: Any, data: Data) -> None:
     """The encoder's size against the pictures', where the model is one of ours.
 
     Raises:
-        ValueError: they are not the same, or a head cannot take those of ``data.val_size``.
+        ValueError: they are not the same, captions would no longer be true, or a head cannot take those of ``data.val_size``.
     """
     towers = getattr(model, "towers", None)
     if towers is None:
         return
+    if data.rand_augment and getattr(towers, "text", None) is not None:
+        raise ValueError(
+            f"data.rand_augment {data.rand_augment} would belie what captions tell of place and colour; leave it out where words count"
+        )
     space, (height, width) = towers.image.space, data.size
     channels = data.channels or data.inspect().channels
     if (space.channels, space.height, space.width) != (channels, height, width):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import partial
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,9 +34,10 @@ _SEEN = ("image_size", "channels", "mean", "std")  # of the data, too: said ther
 
 
 class Start(NamedTuple):
-    """The encoder to start from: the config of its run, its run, and which keys the user has set."""
+    """The towers to start from: their config (of the encoder, of text and fusion), their run, and which keys the user has set."""
 
     encoder: dict[str, Any]
+    words: dict[str, Any]
     weights: str
     explicit: frozenset[str]
 
@@ -51,7 +53,7 @@ def start(config: dict[str, Any], explicit: Iterable[str]) -> Start | None:
     if model.get("class_path") != FINETUNER or weights is None:
         return None
     stated, _ = native.stated_encoder(weights)
-    return Start(stated, str(weights), frozenset(key.replace(".init_args", "") for key in explicit))
+    return Start(stated, native.stated_words(weights)[0], str(weights), frozenset(key.replace(".init_args", "") for key in explicit))
 
 
 def begin(model: Any, summary: Summary, verb: str, afresh: bool) -> None:
@@ -88,11 +90,24 @@ def adopt(model: Finetuner, weights: str) -> str:
         filled = model.adopt(state, (height // patch, width // patch))
     except ValueError as problem:
         raise ValueError(f"model.weights {weights}: {problem}") from problem
-    told = [f"encoder of {Path(weights)}: {len(state) - len(filled.unexpected)} weights taken"]
+    told = [f"encoder of {weights}: {len(state) - len(filled.unexpected)} weights taken"]
     told += [filled.resampled] if filled.resampled else []
     told += [f"missing there and new: {', '.join(filled.missing)}"] if filled.missing else []
     told += [f"of no use here: {', '.join(filled.unexpected)}"] if filled.unexpected else []
+    if model.towers.text is not None:
+        told += _adopt_words(model, weights)
     return "; ".join(told)
+
+
+def _adopt_words(model: Finetuner, weights: str) -> list[str]:
+    there = native.stated_words(weights)[1]
+    try:
+        filled = model.adopt_words(there)
+    except ValueError as problem:
+        raise ValueError(f"model.weights {weights}: {problem}") from problem
+    missing = [f"missing there and new: {', '.join(filled.missing)}"] if filled.missing else []
+    taken = sum(not name.startswith("image.") for name in there) - len(filled.unexpected)
+    return [f"towers of words: {taken} weights taken", *missing]
 
 
 def is_one(c: Chooser) -> bool:
@@ -114,6 +129,19 @@ def encoder_as(c: Chooser, start: Start) -> None:
         c.choices.append(Choice(f"model.init_args.encoder.init_args.{name}", value, f"as in {start.weights}"))
 
 
+def words_as(c: Chooser, start: Start) -> None:
+    """The towers of words as in the run it starts from, where a head looks at them and nobody has named others."""
+    kinds = [_class_of(head) for head in (c.get("model.init_args.heads") or {}).values()]
+    views = {view for kind in kinds if kind is not None for view in kind.views}
+    for tower, wanted in (("text", {"text", "fused"}), ("fusion", {"fused"})):
+        if views & wanted and tower in start.words:
+            c.fill(f"model.init_args.{tower}", partial(_as_there, start.words[tower], start.weights))
+
+
+def _as_there(value: Any, weights: str) -> tuple[Any, str]:
+    return value, f"as in {weights}"
+
+
 def heads(c: Chooser) -> None:
     """Classes of the heads that need them.
 
@@ -123,10 +151,14 @@ def heads(c: Chooser) -> None:
     for name, head in (c.get("model.init_args.heads") or {}).items():
         kind = _class_of(head)
         learns = "" if kind is None else kind.learned(head.get("init_args") or {})
-        if learns:
+        if learns and learns != "answers":  # those are looked for apart, in all questions
             options = head.setdefault("init_args", {})
             number = options.get("loss") in _NUMBERS
             options.setdefault("classes", None)
+            if number and c.summary.numbers and kind is not None and "centre" in signature(kind).parameters:
+                for option, values in zip(("centre", "spread"), c.summary.numbers, strict=True):
+                    options.setdefault(option, None)
+                    c.fill(f"model.init_args.heads.{name}.init_args.{option}", partial(_told, values))
             c.fill(f"model.init_args.heads.{name}.init_args.classes", partial(_classes, c, learns, number))
 
 
@@ -142,9 +174,14 @@ def _class_of(head: Any) -> type[Head] | None:
     return kind if isinstance(kind, type) and issubclass(kind, Head) else None
 
 
+def _told(values: list[float]) -> tuple[list[float], str]:
+    return values, "of up to 64 training pictures' numbers"
+
+
 def _classes(c: Chooser, learns: str, number: bool) -> tuple[Any, str]:
     if number:
-        return 1, "one number to learn"
+        count = len(c.summary.numbers[0]) if c.summary.numbers else 1
+        return count, "numbers to learn"
     names = getattr(c.summary, learns)
     if names is None:
         where = c.summary.path or "the collection"
@@ -157,5 +194,5 @@ def rates(c: Chooser) -> None:
     at, weights = "model.init_args.optimizer.init_args", c.get("model.init_args.weights")
     why = "from trained weights" if weights else "from scratch"
     c.fill(f"{at}.base_lr", lambda: (default_finetuning_lr(weights is not None), why))
-    if weights:
+    if weights and not c.get("model.init_args.lora"):  # adapters all begin with nothing
         c.fill(f"{at}.layer_decay", lambda: (0.75, f"{why}: lower layers learn less; 1.0 for none"))

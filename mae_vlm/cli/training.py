@@ -25,7 +25,7 @@ from mae_vlm.callbacks.embeddings import Embeddings  # noqa: E402
 from mae_vlm.callbacks.metrics_csv import MetricsCsv  # noqa: E402
 from mae_vlm.callbacks.predictions import Predictions  # noqa: E402
 from mae_vlm.callbacks.report import Report  # noqa: E402
-from mae_vlm.cli import finetuning, secrets  # noqa: E402
+from mae_vlm.cli import finetuning, secrets, wording  # noqa: E402
 from mae_vlm.cli.agreement import agree  # noqa: E402
 from mae_vlm.cli.automatic import choose  # noqa: E402
 from mae_vlm.cli.callbacks import CONFIGURED, silent  # noqa: E402
@@ -37,6 +37,8 @@ from mae_vlm.cli.run_folder import check_writable, closing_lines, folder_of, nex
 from mae_vlm.cli.stored import base_config, find_checkpoint  # noqa: E402
 from mae_vlm.convert import native, trust  # noqa: E402
 from mae_vlm.data.module import Data  # noqa: E402
+from mae_vlm.learners.finetune import Finetuner  # noqa: E402
+from mae_vlm.learners.pretrain import Pretrainer  # noqa: E402
 
 hide_adverts()
 
@@ -166,6 +168,7 @@ class Training(LightningCLI):
             self._tell(problem)
         self.folder, self.choices = Path(decided["folder"]), decided["choices"]
         config = decided["config"]
+        wording.present(config, self.sources.train_source)
         for line in decided["lines"]:
             say(line)
         config["ckpt_path"] = None if self.checkpoint is None else str(self.checkpoint)
@@ -178,7 +181,8 @@ class Training(LightningCLI):
         """Automatic choices and the run's folder: made once, by the first process. Everything returned is plain data."""
         summary = self.sources.inspect()
         start = None if self.checkpoint is not None else finetuning.start(config, self.explicit)
-        choices = choose(config, summary, look(str(config["trainer"]["accelerator"])), self.verb == "fit", start)
+        machine, said = look(str(config["trainer"]["accelerator"])), frozenset(self.explicit)
+        choices = choose(config, summary, machine, self.verb == "fit", start, self.sources.train_source, said)
         config["name"] = config["name"] or self.stem
         root = Path(config["trainer"]["default_root_dir"]) / config["name"]
         if self.verb == "fit":
@@ -198,8 +202,11 @@ class Training(LightningCLI):
             self.datamodule.adopt(self.sources)
             self.datamodule.trainer = self.trainer
             self.datamodule.wants = getattr(self.model, "wants", frozenset())
+            self.datamodule.second = "second" in getattr(self.model, "views", ())
             self.datamodule.setup(self.verb if self.verb in ("fit", "predict") else "validate")
             check_pictures(self.model, self.datamodule)
+            if isinstance(self.model, Pretrainer | Finetuner):
+                self.model.check_accumulation(self.trainer.accumulate_grad_batches)
             if self.checkpoint is not None:
                 check_weights(self.model, self.checkpoint)
                 if self.verb == "fit" and (changed := self.datamodule.compare(native.data_state(self.checkpoint))):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from importlib import import_module
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,14 @@ import yaml
 from torch import Tensor
 
 from mae_vlm import pieces, storage
+from mae_vlm.convert import foreign, hub_run
 from mae_vlm.convert.averaged import chosen
-from mae_vlm.data.decode import decode, from_pil
-from mae_vlm.data.transforms import Resize
+from mae_vlm.convert.embedder import Embedder
+from mae_vlm.convert.found import Found
+from mae_vlm.data import captions
+from mae_vlm.encoders.lora import Lora, merged
 from mae_vlm.encoders.vit import Vit
+from mae_vlm.hub.names import is_name
 from mae_vlm.types import CHECKPOINT_FORMAT, CHECKPOINT_KEY
 
 
@@ -95,7 +97,18 @@ def read(path: str | Path, weights: str = "raw") -> tuple[dict[str, Any], dict[s
         raise ValueError(f"{place} is damaged: its config or its weights are missing or unreadable ({problem!r})") from problem
     if not isinstance(config, dict):
         raise ValueError(f"{place} is damaged: its config is {type(config).__name__}, not a mapping")
+    if isinstance(mark.get("text"), dict):
+        _restate_text(config, dict(mark["text"]))
     return config, state
+
+
+def _restate_text(config: dict[str, Any], stated: dict[str, Any]) -> None:
+    """Let the config name the vocabulary and sizes that the checkpoint brings: the files it was trained from may be gone."""
+    options = (config["model"]["init_args"].get("text") or {}).setdefault("init_args", {})
+    options["vocabulary"] = str(captions.kept(str(stated.pop("vocabulary"))))
+    if options.get("name") is not None:
+        options["name"] = None
+    options |= stated
 
 
 def _content(place: Path, *parts: str) -> dict[str, Any]:
@@ -125,19 +138,58 @@ def data_state(path: str | Path) -> dict[str, Any]:
 
 
 def stated_encoder(path: str | Path, weights: str = "raw") -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a run's config says of its image tower (``class_path``, ``init_args``), and that tower's weights.
+    """What a run's config says of its image tower (``class_path``, ``init_args``), and that tower's weights, adapters merged into them.
+
+    ``hf://org/name`` is what a push has put on the hub, where ``weights`` was chosen then. Files of another format are read, too.
 
     Raises:
-        ValueError: see :func:`read`; or the config names none.
+        ValueError: see :func:`read` and :func:`elsewhere`; or the config names none; or the hub does not give it.
     """
+    if (found := elsewhere(path)) is not None:
+        return found.encoder, found.weights
+    if is_name(path):
+        return hub_run.stated_encoder(str(path))
     config, state = read(path, weights)
     try:
         stated = config["model"]["init_args"]["encoder"]
         found = {"class_path": stated["class_path"], "init_args": dict(stated.get("init_args") or {})}
     except (KeyError, TypeError) as problem:
         raise ValueError(f"{path}: its config names no model.init_args.encoder with a class_path") from problem
-    prefix = "towers.image."
-    return found, {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    prefix, lora = "towers.image.", config["model"]["init_args"].get("lora")
+    tower = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    try:
+        return found, merged(tower, Lora(**lora)) if lora else tower
+    except (TypeError, ValueError) as problem:
+        raise ValueError(f"{path} is damaged: its adapters are not as its config says ({problem})") from problem
+
+
+def elsewhere(path: str | Path) -> Found | None:
+    """What ``path`` holds where it is of another format than ours (timm, transformers, the MAE paper's code), else None.
+
+    A name on the hub is of another format where it has no config.yaml, which every push of ours puts there.
+
+    Raises:
+        ValueError: see :func:`mae_vlm.convert.foreign.read`.
+    """
+    if is_name(path) and hub_run.is_pushed(str(path)):
+        return None
+    return foreign.read(path)
+
+
+def stated_words(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """What a run's config says of its ``text`` and ``fusion`` towers, where it has them, and the weights of all its towers.
+
+    Raises:
+        ValueError: see :func:`read`.
+    """
+    if (found := elsewhere(path)) is not None:
+        return ({}, {}) if found.text is None else ({"text": found.text.stated}, found.text.weights)
+    if is_name(path):
+        return {}, {}
+    config, state = read(path)
+    options = config["model"]["init_args"]
+    towers = {name.removeprefix("towers."): value for name, value in state.items() if name.startswith("towers.")}
+    return {name: options[name] for name in ("text", "fusion") if options.get(name) is not None}, towers
 
 
 def read_encoder(path: str | Path, weights: str = "raw") -> Vit:
@@ -146,6 +198,10 @@ def read_encoder(path: str | Path, weights: str = "raw") -> Vit:
     Raises:
         ValueError: see :func:`stated_encoder`; or the weights don't fit the config, with the names.
     """
+    if (found := elsewhere(path)) is not None:
+        for line in found.told():
+            warnings.warn(f"{path}: {line}", RuntimeWarning, stacklevel=2)
+        return found.build()
     stated, state = stated_encoder(path, weights)
     encoder = _encoder_class(stated["class_path"])(**stated["init_args"])
     own = encoder.state_dict()
@@ -164,7 +220,7 @@ def read_encoder(path: str | Path, weights: str = "raw") -> Vit:
 
 def _encoder_class(class_path: str) -> type[Vit]:
     """The class a config names; only a :class:`Vit` may be built from a file somebody hands over."""
-    if not class_path.startswith("mae_vlm.encoders."):
+    if not class_path.startswith(("mae_vlm.encoders.", "mae_vlm.convert.")):
         raise ValueError(
             f"encoder {class_path} is not part of mae_vlm; load such a checkpoint through its own config with the command line"
         )
@@ -178,64 +234,10 @@ def _encoder_class(class_path: str) -> type[Vit]:
     return found
 
 
-class Embedder:
-    """A trained encoder, ready for pictures."""
-
-    def __init__(self, encoder: Vit) -> None:
-        self.encoder = encoder
-        self._resize = Resize((encoder.space.height, encoder.space.width))
-
-    @torch.no_grad()
-    def encode(self, images: Any, pool: str = "patches", batch_size: int = 64) -> Tensor:
-        """Features of pictures, float32.
-
-        Args:
-            images: one picture or an iterable of them: paths, PIL pictures, or tensors ``[C, H, W]`` (uint8 0 to 255, or
-                float 0 to 1); a tensor ``[B, C, H, W]`` is a batch. Each is resized (short side, bicubic) and centre-cropped to the
-                encoder's size, then normalised with the mean and deviation the encoder was trained with: don't normalise.
-            pool: ``patches``, the mean of the normed patch tokens, ``[B, D]``; ``class``, the mean of the class tokens,
-                ``[B, D]``; ``none``, all tokens, ``[B, T, D]``, class and register tokens first.
-            batch_size: pictures per forward pass.
-
-        Raises:
-            ValueError: an unknown ``pool``, a picture that cannot be read, or one of another number of channels.
-        """
-        if pool not in ("patches", "class", "none"):
-            raise ValueError(f"pool {pool!r} given, allowed are patches, class and none")
-        if pool == "class" and not self.encoder.class_tokens:
-            raise ValueError("pool 'class' given, but this encoder has no class token; use patches")
-        waiting, parts = iter(_several(images)), []
-        while some := [self._prepare(image) for image in islice(waiting, batch_size)]:
-            parts.append(self._encode(torch.stack(some), pool))
-        return torch.cat(parts) if parts else torch.zeros(0, self.encoder.width)
-
-    def _encode(self, images_BCHW: Tensor, pool: str) -> Tensor:
-        device = self.encoder.mean.device
-        encoded = self.encoder.full(self.encoder.normalise(images_BCHW.to(device)))
-        if pool == "none":
-            return encoded.tokens_BTD.float()
-        chosen = encoded.patches_BND if pool == "patches" else encoded.tokens_BTD[:, : self.encoder.class_tokens]
-        return chosen.mean(dim=1).float()
-
-    def _prepare(self, image: Any) -> Tensor:
-        """One picture as uint8 ``[C, H, W]`` of the encoder's size."""
-        channels = self.encoder.space.channels
-        if isinstance(image, Tensor):
-            pixels = image if image.dtype == torch.uint8 else (image.clamp(0, 1) * 255).round().to(torch.uint8)
-            if pixels.ndim != 3 or len(pixels) != channels:
-                raise ValueError(f"a picture of shape {tuple(image.shape)} given, this encoder takes [{channels}, height, width]")
-            return self._resize(pixels)
-        if channels not in (1, 3):
-            raise ValueError(
-                f"this encoder takes {channels} channels, which files and PIL pictures don't hold; give tensors [{channels}, height, width]"
-            )
-        if isinstance(image, str | Path):
-            return self._resize(decode(Path(image).read_bytes(), channels, name=str(image)))
-        return self._resize(from_pil(image, channels))
-
-
 def load(path: str | Path, weights: str = "raw") -> Embedder:
-    """A trained encoder from a run folder or a checkpoint: ``load(path).encode(images)`` gives features ``[B, D]``.
+    """A trained encoder from a run folder, a checkpoint or the hub (``hf://org/name``): ``load(path).encode(images)``, ``[B, D]``.
+
+    Also out of folders as timm and transformers write them and files of the MAE paper's code; what of them has no place here is warned of.
 
     Images are paths, PIL pictures or tensors; size and normalisation are taken care of, see :meth:`Embedder.encode`.
     ``weights`` are the run's own, raw, or their moving average, ema, where it kept one (``--ema.decay``).
@@ -244,8 +246,3 @@ def load(path: str | Path, weights: str = "raw") -> Embedder:
         ValueError: no checkpoint there, or not one of ours; or it holds no average.
     """
     return Embedder(read_encoder(path, weights))
-
-
-def _several(images: Any) -> Iterable[Any]:
-    single = isinstance(images, str | Path) or (isinstance(images, Tensor) and images.ndim == 3) or not isinstance(images, Iterable)
-    return [images] if single else images

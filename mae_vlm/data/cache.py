@@ -32,6 +32,11 @@ class PixelCache:
         """Whether that many pictures of that shape take at most 256 MiB."""
         return length * shape[0] * shape[1] * shape[2] * bits // 8 <= MOST_BYTES
 
+    @classmethod
+    def of(cls, length: int, shape: tuple[int, int, int], bits: int = 8) -> PixelCache | None:
+        """Room for them, where they fit."""
+        return cls(length, shape, bits) if cls.fits(length, shape, bits) else None
+
     def __getstate__(self) -> dict[str, Any]:
         return {"length": self.length, "shape": self.shape, "bits": self.bits}
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mae_vlm.data.augment import check_augment, check_pixels
 from mae_vlm.data.collection import FORMATS
 from mae_vlm.data.framing import Zoom
 from mae_vlm.data.parts import MIXTURE
 from mae_vlm.data.problems import RULES
+from mae_vlm.data.sources.parts.label_values import KINDS
 from mae_vlm.data.targets import BOXES, MASKS, SEMANTIC
 from mae_vlm.data.transforms import Augment
 from mae_vlm.types import sides
@@ -65,6 +67,9 @@ def check_options(data: Data) -> None:
             raise ValueError(f"data.{option} {value} must be at least 0")
     if data.framing not in ("auto", "crop", "whole"):
         raise ValueError(f"data.framing {data.framing} is unknown; use one of auto, crop, whole")
+    if data.columns.label_kind not in KINDS:
+        raise ValueError(f"data.label_kind {data.columns.label_kind} is unknown; use one of {', '.join(KINDS)}")
+    check_augment(data.rand_augment, data.erase)
     Augment((8, 8), data.crop_scale, flip=data.flip)  # checks both
     Zoom((8, 8), data.zoom)
 
@@ -79,8 +84,9 @@ def check_known(data: Data, summary: Summary) -> None:
             raise ValueError(f"the head needs {want}, which {where} ({summary.format}) does not hold: {has}; give it with data.annotations")
 
 
-def check_fit(data: Data, channels: int, train: Source) -> None:
+def check_fit(data: Data, channels: int, bits: int, train: Source) -> None:
     """What only shows once the collection is open."""
+    check_pixels(data.rand_augment, data.erase, channels, bits, data.wants)
     if data.order == "blocks" and train.block_ends is None:
         where = data.path or "the collection"
         raise ValueError(f"data.order blocks needs shards, or tables too large for memory, which {where} is not; set data.order full")

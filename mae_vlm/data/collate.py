@@ -22,7 +22,7 @@ def sample_key(seed: int, epoch: int, id: str) -> int:
 class Ready(NamedTuple):
     """A sample whose picture is prepared: its key and final pixels ``[C, H, W]``; ``counts`` is False for some substitutes.
 
-    ``target`` is what is known about it in those pixels, where somebody asked.
+    ``target`` is what is known about it in those pixels, ``second_CHW`` another view of the picture, where somebody asked.
     """
 
     sample: Sample
@@ -30,6 +30,7 @@ class Ready(NamedTuple):
     pixels_CHW: Tensor
     counts: bool = True
     target: Target | None = None
+    second_CHW: Tensor | None = None
 
 
 def collate(ready: Sequence[Ready], draws: Sequence[Draw], broken: Sequence[Broken] = ()) -> Batch:
@@ -45,7 +46,17 @@ def collate(ready: Sequence[Ready], draws: Sequence[Draw], broken: Sequence[Brok
         questions=[sample.questions for sample in samples] if any(sample.questions for sample in samples) else [],
         targets=[item.target for item in ready if item.target is not None],
         broken=list(broken),
+        second_BCHW=_stacked(second) if (second := [item.second_CHW for item in ready if item.second_CHW is not None]) else None,
+        soft_labels_BL=_values([sample.values for sample in samples]),
     )
+
+
+def _values(values: Sequence[Tensor | None]) -> Tensor | None:
+    """``[B, L]``, NaN where nothing is known; None where that is so of all."""
+    known = next((value for value in values if value is not None), None)
+    if known is None:
+        return None
+    return torch.stack([torch.full_like(known, float("nan")) if value is None else value for value in values])
 
 
 def _stacked(pixels: Sequence[Tensor]) -> Tensor:

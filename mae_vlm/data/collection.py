@@ -111,7 +111,7 @@ def _open_remote(place: Place, format: str) -> Collection:
         if kind == "tar":
             parts[split] = tar_shards.TarShards(files, classes, objects)
         else:
-            parts[split] = parquet.Parquet(files, place.columns)
+            parts[split] = parquet.Parquet(files, place.columns, classes)
     if not parts:
         raise ValueError(f"data.path {place.path} holds no .{kind} file in its parts; give the folder that holds them")
     return Collection(place.path, kind, parts if "train" in parts else {"all": together(list(parts.values()))})

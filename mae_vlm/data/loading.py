@@ -4,21 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from hashlib import blake2b
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from mae_vlm.data.fingerprint import difference
+from mae_vlm.data.augment import Strengthen
+from mae_vlm.data.cache import PixelCache
+from mae_vlm.data.fingerprint import difference, fingerprint
 from mae_vlm.data.mixture import Mixture
-from mae_vlm.data.reader import Reader, start_worker
+from mae_vlm.data.reader import Reader, most_broken, start_worker
 from mae_vlm.data.sampler import Blocks, Endless, Full, Order, Shuffle
 from mae_vlm.data.sources.base import Joined, Source
+from mae_vlm.data.summary import automatic_workers
+from mae_vlm.data.targets import wanted
+from mae_vlm.data.transforms import Transform
 from mae_vlm.tokens.chance import key_of
 from mae_vlm.types import Batch
 
+if TYPE_CHECKING:
+    from mae_vlm.data.module import Data
+
 _READ_AHEAD = 2**30  # bytes of batches waiting in shared memory, at most
+
+
+def part_loader(data: Data, part: str, source: Source, transform: Transform, order: Order) -> DataLoader[Batch]:
+    """Batches of ``order`` from a part of the collection, each picture brought to its size by ``transform``, as the options say."""
+    summary = data.inspect()
+    shape, bits = (data.channels or summary.channels, summary.height, summary.width), data.bits or summary.bits
+    cache, training = PixelCache.of(len(source), shape, bits), part == "train"
+    patience, wants = most_broken(len(source), data.max_broken), wanted(data.wants, summary.known)
+    reader = Reader(source, transform, data.seed, shape[0], cache, patience, training, bits, data.value_range, wants)
+    reader.second = data.second
+    if training and (data.rand_augment or data.erase):
+        reader.augment = Strengthen(data.rand_augment, data.erase, data.size, data.mean, data.std)
+    workers = automatic_workers(order.world) if data.num_workers is None else data.num_workers
+    return loader(reader, order, workers, shape[0] * data.size[0] * data.size[1] * bits // 8)
 
 
 def loader(reader: Reader, order: Order, workers: int, picture_bytes: int) -> DataLoader[Batch]:
@@ -78,6 +100,12 @@ def order_in_words(train: Source, order: str, seed: int, weights: Sequence[float
         kinds.append("full" if ends is None else f"blocks {len(ends)}-{digest}")
     told = ":".join(f"{weight:g}" for weight in weights)
     return f"{' and '.join(kinds)}, seed {seed}{', weights ' if told else ''}{told}"
+
+
+def collection_state(sources: dict[str, Source], order: str, seed: int, weights: Sequence[float]) -> dict[str, Any]:
+    """What collection is trained on and validated with, in what order: what :func:`check_same` compares."""
+    prints = {part: fingerprint(sources[part]) for part in ("train", "val") if part in sources}
+    return {"collection": prints, "order": order_in_words(sources["train"], order, seed, weights)}
 
 
 def check_same(then: dict[str, Any], now: dict[str, Any], allow: bool) -> str:

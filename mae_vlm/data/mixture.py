@@ -86,6 +86,7 @@ class Prefixed(Source):
     def __init__(self, whole: Source, prefix: str) -> None:
         self.whole, self.prefix = whole, prefix
         self.classes, self.object_classes = whole.classes, whole.object_classes
+        self.several, self.numbers = whole.several, whole.numbers
         self.block_ends, self.prefers_blocks = whole.block_ends, whole.prefers_blocks
 
     def __len__(self) -> int:

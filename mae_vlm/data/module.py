@@ -7,18 +7,15 @@ from typing import Any
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from mae_vlm.data.cache import PixelCache
 from mae_vlm.data.checks import check_fit, check_known, check_options
-from mae_vlm.data.fingerprint import fingerprint
 from mae_vlm.data.framing import Fit, Zoom
-from mae_vlm.data.loading import check_same, loader, order_in_words, training_shuffle
+from mae_vlm.data.loading import check_same, collection_state, part_loader, training_shuffle
 from mae_vlm.data.parts import Ingredient, Parts, open_files, open_mixture, open_scenes
 from mae_vlm.data.problems import Problems
-from mae_vlm.data.reader import Reader, most_broken
+from mae_vlm.data.reader import most_broken
 from mae_vlm.data.sampler import InTurn, Order
 from mae_vlm.data.sources.base import Columns, Source
-from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, automatic_workers, summarise
-from mae_vlm.data.targets import PAINTED, SEMANTIC
+from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, summarise
 from mae_vlm.data.transforms import Augment, Resize, Transform
 from mae_vlm.types import Batch, sides
 
@@ -59,10 +56,14 @@ class Data(LightningDataModule):
         framing: crop, or whole (pictures keep their shape on a canvas). auto is whole where a head asks for boxes, masks or semantic maps.
         zoom: Smallest and largest factor of the size at which a whole training picture just fits; larger ones are cut to the canvas.
         flip: Probability that a training picture is mirrored left to right.
+        rand_augment: RandAugment of training pictures by timm's recipe, as rand-m9-mstd0.5-inc1: RGB of 8 bits, classes alone.
+        erase: Share of training pictures in which a rectangle is erased (timm's random erasing, the MAE paper's 0.25), likewise.
         mean: Mean of each channel, of pixels in [0, 1], for the normalisation on the device. Automatic: ImageNet's.
         std: Standard deviation of each channel, likewise.
         image_column: Column of a table that holds the pictures. Automatic: found by its type.
-        label_column: Column of a table or list that holds class numbers (in lists also names). Automatic: found by its type or name.
+        label_column: Column of a table or list that holds class numbers (in lists also names), or lists of them where pictures have
+            several classes each, or fractions to learn. Automatic: found by its type or name.
+        label_kind: auto tells it from the column's cells; class, classes (several of a picture) or number (whole ones, too).
         caption_column: Column that holds one or more captions, likewise.
         question_column: Column that holds one or more questions, likewise.
         answer_column: Column that holds their answers, likewise.
@@ -95,10 +96,13 @@ class Data(LightningDataModule):
         framing: str = "auto",
         zoom: tuple[float, float] = (0.5, 2.0),
         flip: float = 0.5,
+        rand_augment: str | None = None,
+        erase: float = 0.0,
         mean: list[float] | None = None,
         std: list[float] | None = None,
         image_column: str | None = None,
         label_column: str | None = None,
+        label_kind: str = "auto",
         caption_column: str | None = None,
         question_column: str | None = None,
         answer_column: str | None = None,
@@ -116,8 +120,10 @@ class Data(LightningDataModule):
         self.image_size, self.channels, self.bits, self.value_range = image_size, channels, bits, value_range
         self.val_size, self.batch_size, self.num_workers, self.order = val_size, batch_size, num_workers, order
         self.crop_scale, self.framing, self.zoom, self.flip, self.mean, self.std = crop_scale, framing, zoom, flip, mean, std
+        self.rand_augment, self.erase = rand_augment, erase
+        self.second = False  # whether each picture comes with another crop: where the model holds views against each other
         self.wants: frozenset[str] = frozenset()  # of boxes, masks and semantic: what the model's heads ask for
-        self.columns = Columns(image_column, label_column, caption_column, question_column, answer_column, split_column)
+        self.columns = Columns(image_column, label_column, caption_column, question_column, answer_column, split_column, label_kind)
         self.bad_annotations, self.max_broken, self.allow_changes = bad_annotations, max_broken, allow_changes
         self.scenes, self.val_scenes, self.seed = scenes, val_scenes, seed or 0
         check_options(self)
@@ -161,6 +167,10 @@ class Data(LightningDataModule):
             return sides(self.image_size)
         return automatic_size(self.inspect().height, self.inspect().width)
 
+    def train_source(self) -> Source:
+        """The training samples as they are."""
+        return self._opened()["train"]
+
     def _opened(self) -> dict[str, Source]:
         """The sources by part: "train", and "val" and "test" where there are any, and "all" that predict goes over."""
         return self._found().sources
@@ -185,9 +195,10 @@ class Data(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the collection and checks that the options fit it; called by Lightning on every process."""
-        check_fit(self, self.channels or self.inspect().channels, self._opened()["train"])
+        summary = self.inspect()
+        check_fit(self, self.channels or summary.channels, self.bits or summary.bits, self._opened()["train"])
         if stage != "predict":  # an answer needs no truth
-            check_known(self, self.inspect())
+            check_known(self, summary)
         if stage in (None, "fit"):
             self._order = self._train_order()
 
@@ -263,10 +274,7 @@ class Data(LightningDataModule):
 
     def _collection_state(self) -> dict[str, Any]:
         if self._state is None:
-            sources = self._opened()
-            prints = {part: fingerprint(sources[part]) for part in ("train", "val") if part in sources}
-            order = order_in_words(sources["train"], self.order, self.seed, self._found().weights)
-            self._state = {"collection": prints, "order": order}
+            self._state = collection_state(self._opened(), self.order, self.seed, self._found().weights)
         return self._state
 
     def _fixed_loader(self, part: str) -> DataLoader[Batch]:
@@ -279,16 +287,7 @@ class Data(LightningDataModule):
         return self._loader(part, Fit(size) if self._whole else Resize(size), order)
 
     def _loader(self, part: str, transform: Transform, order: Order) -> DataLoader[Batch]:
-        world, source = self._processes()[0], self._opened()[part]
-        workers = automatic_workers(world) if self.num_workers is None else self.num_workers
-        summary = self.inspect()
-        shape, bits = (self.channels or summary.channels, summary.height, summary.width), self.bits or summary.bits
-        cache = PixelCache(len(source), shape, bits) if PixelCache.fits(len(source), shape, bits) else None
-        patience = most_broken(len(source), self.max_broken)
-        painted = SEMANTIC in self.wants and SEMANTIC not in summary.known
-        wants = self.wants - {SEMANTIC} | {PAINTED} if painted else self.wants
-        reader = Reader(source, transform, self.seed, shape[0], cache, patience, part == "train", bits, self.value_range, wants)
-        return loader(reader, order, workers, shape[0] * self.size[0] * self.size[1] * bits // 8)
+        return part_loader(self, part, self._opened()[part], transform, order)
 
     @property
     def _whole(self) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,12 +17,15 @@ from torch.utils.data import Dataset
 from mae_vlm.data.cache import PixelCache
 from mae_vlm.data.collate import Ready, collate, sample_key
 from mae_vlm.data.decode import Form, Picture
+from mae_vlm.data.mirrored import mirrored
 from mae_vlm.data.sampler import Draw
 from mae_vlm.data.sources.base import Source
 from mae_vlm.data.targets import target_of
-from mae_vlm.data.transforms import Transform, apply, filled
+from mae_vlm.data.transforms import Crop, Transform, apply, filled
+from mae_vlm.tokens.chance import key_of
 from mae_vlm.types import Batch, Broken, Sample
 
+_SECOND = 2  # the key of a picture's second crop is made from its own and this
 _FEW = 10  # broken pictures that stop no run
 
 
@@ -66,6 +71,8 @@ class Reader(Dataset[Batch]):
         wants: frozenset[str] = frozenset(),
     ) -> None:
         self.wants = wants
+        self.second = False  # whether another crop of each picture goes with it
+        self.augment: Callable[[Tensor, int], Tensor] | None = None  # of the final pixels and the sample's key
         self.source, self.transform, self.seed, self.cache = source, transform, seed, cache
         self.form = Form(channels, bits, value_range)
         self.patience, self.substitutes_count = len(source) if patience is None else min(_PATIENCE, patience), substitutes_count
@@ -113,21 +120,23 @@ class Reader(Dataset[Batch]):
         return Broken(name, " ".join(str(error).split()).removeprefix(f"{name}: "))
 
     def _prepare(self, index: int, epoch: int) -> Ready:
+        cut: Callable[[Crop], Tensor]
         if self.cache:
             sample, pixels = self._cached(index)
-            height, width = pixels.shape[1:]
-            key = sample_key(self.seed, epoch, sample.id)
-            crop = self.transform.plan(height, width, key)
-            pixels_CHW = apply(pixels, crop)
+            (height, width), cut = pixels.shape[1:], partial(apply, pixels)
         else:
             sample = self.source[index]
-            key = sample_key(self.seed, epoch, sample.id)
             picture = Picture(sample.image, self.form, sample.id)
-            height, width = picture.height, picture.width
-            crop = self.transform.plan(height, width, key)
-            pixels_CHW = picture.crop(crop)
+            height, width, cut = picture.height, picture.width, picture.crop
+        key = sample_key(self.seed, epoch, sample.id)
+        crop = self.transform.plan(height, width, key)
         target = target_of(sample, crop, height, width, self.wants) if self.wants else None
-        return Ready(sample, key, filled(pixels_CHW, crop), target=target)
+        final_CHW = filled(cut(crop), crop)
+        if self.augment is not None:
+            final_CHW = self.augment(final_CHW, key)
+        other = self.transform.plan(height, width, key_of(key, _SECOND)) if self.second else None
+        second_CHW = None if other is None else filled(cut(other), other)
+        return Ready(mirrored(sample) if crop.mirrored else sample, key, final_CHW, target=target, second_CHW=second_CHW)
 
     def _cached(self, index: int) -> tuple[Sample, Tensor]:
         """The whole picture, which any worker may have decoded before, and the words that this one may have read before."""
@@ -135,7 +144,7 @@ class Reader(Dataset[Batch]):
         pixels, known = self.cache.get(index), self._known.get(index)
         if known is None or pixels is None:
             sample = self.source[index]
-            words = Sample(sample.id, b"", sample.label, sample.captions, sample.questions)
+            words = Sample(sample.id, b"", sample.label, sample.captions, sample.questions, values=sample.values)
             known = self._known[index] = replace(sample, image=b"") if self.wants else words
             if pixels is None:
                 pixels = Picture(sample.image, self.form, sample.id).pixels()

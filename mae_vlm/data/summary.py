@@ -29,7 +29,8 @@ class Summary:
     ``height``, ``width`` (pixels, medians), ``channels`` (1 if all are grey, else 3, or the bands) and ``bits`` (16 if most have more
     than 8, else 8) come from the headers of up to 64 training pictures spread over the collection; ``moments``, the mean and deviation
     of each channel scaled to [0, 1], from their pixels, where they are not plain grey or RGB of 8 bits. ``split`` says in words where
-    the validation pictures come from.
+    the validation pictures come from. ``several``: pictures have several classes each; ``numbers``: or numbers to learn, and the mean and
+    deviation of each of these in the pictures looked at.
     """
 
     path: str | None
@@ -46,6 +47,8 @@ class Summary:
     moments: tuple[list[float], list[float]] | None = None
     object_classes: list[str] | None = None
     known: frozenset[str] = frozenset()
+    several: bool = False
+    numbers: tuple[list[float], list[float]] | None = None
 
     @property
     def semantic_classes(self) -> list[str] | None:
@@ -56,7 +59,8 @@ class Summary:
 
     def describe(self) -> str:
         """One line for the log."""
-        classes = f", {len(self.classes)} classes" if self.classes else ""
+        classes = f", {len(self.classes)} classes{', several a picture' * self.several}" if self.classes else ""
+        classes += f", {len(self.numbers[0])} numbers to learn" if self.numbers else ""
         counts = f"{self.train:,} training, {self.val:,} validation, {self.test:,} test pictures"
         look = f"{self.height} x {self.width} (median), {self.channels} channels{' of 16 bits' * (self.bits > 8)}{classes}"
         return f"data: {self.path or 'generated scenes'}: {counts}, {look}; validation: {self.split}"
@@ -87,7 +91,25 @@ def summarise(
         moments=None if form in (Form(1), Form(3)) else channel_moments(train, form),
         object_classes=train.object_classes,
         known=_known(train),
+        several=train.several,
+        numbers=_moments(train) if train.numbers else None,
     )
+
+
+def _moments(source: Source) -> tuple[list[float], list[float]]:
+    """Mean and deviation of each number to learn, of samples spread over the source."""
+    told = [torch.zeros(source.numbers), torch.ones(source.numbers)]
+    seen = [values for values in map(_values_of, [source] * _HEADERS, _spread(source)) if values is not None]
+    if len(seen) > 1:
+        told = [torch.stack(seen).mean(0), torch.stack(seen).std(0)]
+    return [round(value, 6) for value in told[0].tolist()], [round(value, 6) or 1.0 for value in told[1].tolist()]
+
+
+def _values_of(source: Source, index: int) -> Tensor | None:
+    try:
+        return source[index].values
+    except (ValueError, OSError):
+        return None  # the reader names it
 
 
 def _known(source: Source) -> frozenset[str]:

@@ -18,6 +18,11 @@ _VISIBLE = 0.1  # of its box: an object that a crop leaves less of is not there
 _AT_ONCE = 2**28  # bytes of whole masks
 
 
+def wanted(wants: frozenset[str], known: frozenset[str]) -> frozenset[str]:
+    """What is asked for, of a collection that knows so much: semantic maps are painted where it has none of its own."""
+    return wants - {SEMANTIC} | {PAINTED} if SEMANTIC in wants and SEMANTIC not in known else wants
+
+
 def target_of(sample: Sample, crop: Crop, height: int, width: int, wants: frozenset[str]) -> Target:
     """What ``wants`` names of the picture of ``height`` x ``width`` pixels, after ``crop``.
 

@@ -32,6 +32,8 @@ def blocks(module: nn.Module, tokens: int) -> int:
             count += linear(part, tokens)
         elif isinstance(heads := getattr(part, "num_heads", None), int):  # timm's attention of either family
             count += 4 * tokens**2 * heads * int(part.head_dim)  # type: ignore[arg-type]
+        elif isinstance(heads := getattr(part, "num_attention_heads", None), int) and hasattr(part, "query"):  # BERT's
+            count += 4 * tokens**2 * heads * int(part.attention_head_size)  # type: ignore[arg-type]
     return count
 
 

@@ -5,7 +5,7 @@ Letters: B pictures, C channels, H, W pixels, h, w patches down and across, N pa
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from einops import rearrange
@@ -26,6 +26,10 @@ class Held:
     prefix: int
     blocks: list[nn.Module]
     norm: nn.Module
+
+    def rows(self, index_R: Tensor) -> Held:
+        """These rows of the batch."""
+        return replace(self, tokens_BTD=self.tokens_BTD[index_R])
 
 
 def tapped(encoder: Vit, images_BCHW: Tensor, taps: tuple[int, ...], windows: int = 1, whole: tuple[int, ...] = ()) -> list[Tensor]:

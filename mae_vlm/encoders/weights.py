@@ -7,6 +7,8 @@ from typing import NamedTuple
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
+from mae_vlm.encoders.lora import is_adapter, placed
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 
 
@@ -18,15 +20,33 @@ class Filled(NamedTuple):
     resampled: str = ""
 
 
+def fill_words(towers: Towers, weights: dict[str, Tensor]) -> Filled:
+    """Copy the ``weights`` of a run's text and fusion towers and their shared space (``text.``, ``fusion.``, ``joint.``) into these towers.
+
+    Raises:
+        ValueError: one is of another size, with both sizes.
+    """
+    own = {name: value for name, value in towers.state_dict().items() if not name.startswith("image.")}
+    there = {name: value for name, value in weights.items() if not name.startswith("image.")}
+    for name in own.keys() & there.keys():
+        if own[name].shape != there[name].shape:
+            sizes = f"{name} is {[*there[name].shape]} there and {[*own[name].shape]} here"
+            raise ValueError(f"the weights don't fit the towers of words: {sizes}; leave model.text and model.fusion open")
+    towers.load_state_dict({name: there[name] for name in own.keys() & there.keys()}, strict=False)
+    return Filled(sorted(own.keys() - there.keys()), sorted(there.keys() - own.keys()))
+
+
 def fill(encoder: Vit, weights: dict[str, Tensor], grid: tuple[int, int]) -> Filled:
     """Copy ``weights`` (names of ``encoder.state_dict()``), trained on ``grid`` (rows, columns of patches), into the encoder.
 
-    Positions of another grid are resampled bicubically in float32 (timm), class and register tokens kept.
+    Positions of another grid are resampled bicubically in float32 (timm), class and register tokens kept. Adapters that the encoder may
+    have (``mae_vlm.encoders.lora``) stay as they are, and the weights below them are filled.
 
     Raises:
         ValueError: none has a place, or one is of another size, with both sizes.
     """
-    own, weights = encoder.state_dict(), dict(weights)
+    own = encoder.state_dict()
+    weights = placed(weights, own)
     now = (encoder.space.rows, encoder.space.columns)
     resampled = ""
     table = weights.get("vit.pos_embed")
@@ -42,4 +62,4 @@ def fill(encoder: Vit, weights: dict[str, Tensor], grid: tuple[int, int]) -> Fil
             there, here = [*weights[name].shape], [*own[name].shape]
             raise ValueError(f"the weights don't fit the encoder: {name} is {there} there and {here} here; leave the encoder's sizes open")
     missing, unexpected = encoder.load_state_dict(weights, strict=False)
-    return Filled(list(missing), list(unexpected), resampled)
+    return Filled([name for name in missing if not is_adapter(name)], list(unexpected), resampled)

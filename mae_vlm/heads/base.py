@@ -22,8 +22,11 @@ class Head(nn.Module, ABC):
 
     Attributes:
         wants: what ``Batch.targets`` must hold for it: of boxes, masks and semantic (``mae_vlm.data.targets``).
-        learns: whose names it needs as ``classes``: classes, object_classes or semantic_classes of the data's summary; empty for none.
+        learns: whose names it needs as ``classes``: classes, object_classes or semantic_classes of the data's summary, or
+            answers, which are looked for in its questions; empty for none.
         normed: whether it looks at the encoder's final norm; one that no head looks at is not trained.
+        views: the passes of ``Features`` that it looks through: of ``full`` pictures, ``text`` and ``fused``.
+        contrasts: whether it holds the pictures of a batch against each other: accumulating batches would not give it more to compare.
         windowed: whether it takes pictures larger than the encoder's (``data.val_size``), outside of training.
         mixes: whether :meth:`prepare` changes pictures, which no other head could then learn from.
         best: the metric by which the best checkpoint is kept, and whether higher is better.
@@ -39,6 +42,8 @@ class Head(nn.Module, ABC):
 
     learns: ClassVar[str] = ""
     normed: ClassVar[bool] = True
+    views: ClassVar[tuple[str, ...]] = ("full",)
+    contrasts: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
     best: tuple[str, bool]
 
@@ -58,6 +63,11 @@ class Head(nn.Module, ABC):
         """What it ``learns`` when built with these options."""
         return cls.learns
 
+    @classmethod
+    def looks(cls, options: dict[str, Any]) -> tuple[str, ...]:
+        """Its ``views`` when built with these options."""
+        return cls.views
+
     @property
     def mixes(self) -> bool:
         return False
@@ -72,6 +82,9 @@ class Head(nn.Module, ABC):
     def prepare(self, batch: Batch) -> Batch:
         """The training batch as this head wants it, before any tower sees it; chance comes from ``batch.keys_B`` alone."""
         return batch
+
+    def after_step(self) -> None:
+        """Called after each optimizer step, for weights that must stay within bounds."""
 
     @abstractmethod
     def forward(self, features: Features) -> Answer:

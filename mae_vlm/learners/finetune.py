@@ -13,13 +13,16 @@ from torchmetrics import MetricCollection
 
 from mae_vlm.data.summary import Summary
 from mae_vlm.encoders.arithmetic import encoder_step
+from mae_vlm.encoders.fusion.base import Fusion
+from mae_vlm.encoders.lora import Lora, adapt
+from mae_vlm.encoders.text.base import TextTower
 from mae_vlm.encoders.towers import Features, Towers
 from mae_vlm.encoders.vit import Vit
-from mae_vlm.encoders.weights import Filled, fill
+from mae_vlm.encoders.weights import Filled, fill, fill_words
 from mae_vlm.heads.base import Head
-from mae_vlm.learners.optim import AdamW, groups_in_words
+from mae_vlm.learners.optim import Rule, groups_in_words
 from mae_vlm.learners.sharding import blocks, shard
-from mae_vlm.learners.terms import Ahead, Means, Shares, configured, keep, log_means, log_step
+from mae_vlm.learners.terms import Ahead, Means, Shares, ahead, configured, keep, log_means, log_step
 from mae_vlm.types import Batch, Loss, Prediction
 
 
@@ -34,34 +37,43 @@ class Finetuner(LightningModule):
         encoder: the image tower; the CLI takes whatever is left open here from ``weights``.
         heads: name to class (and options); each is built once with the towers' sizes.
         optimizer: how weights move.
+        text, fusion: the towers of words, where a head looks at them; the CLI takes them, too, from ``weights``.
         weights: a run folder or checkpoint whose encoder training starts from; None starts from scratch. The CLI reads it; in a
             program of your own call :meth:`adopt`.
         freeze: how much of the encoder stays as it is: none, all, or its embedding and so many of its first blocks.
+        lora: train low-rank adapters in the encoder instead of its weights, which all stay as they are; None trains these.
         compile: compile each transformer block with torch.compile (minutes at the start; pays on long GPU runs).
 
     Raises:
-        ValueError: no head, an unknown ``freeze``, or several heads of which one mixes pictures.
+        ValueError: no head, an unknown ``freeze``, one beside ``lora``, or several heads of which one mixes pictures.
     """
 
     def __init__(
         self,
         encoder: Vit,
         heads: dict[str, Callable[[Towers], Head]],
-        optimizer: AdamW,
+        optimizer: Rule,
+        text: TextTower | None = None,
+        fusion: Callable[[Towers], Fusion] | None = None,
         weights: str | None = None,
         freeze: str | int = "none",
         compile: bool = False,
+        lora: Lora | None = None,
     ) -> None:
         super().__init__()
         if not heads:
             raise ValueError("no head given; to classify take mae_vlm.heads.classify.Classify")
-        self.towers = Towers(encoder)
+        self.towers = Towers(encoder, text, fusion)
         self.heads = nn.ModuleDict({name: build(self.towers) for name, build in heads.items()})
         mixing = [name for name, head in self._parts().items() if head.mixes]
         if mixing and len(heads) > 1:
             raise ValueError(f"head {mixing[0]} mixes pictures, of which no other head could learn; set its mixup and cutmix to 0")
         self.optimizer, self.weights, self.compile_blocks = optimizer, weights, compile
         self.frozen = _freeze(encoder, freeze)
+        if lora is not None:
+            if self.frozen:
+                raise ValueError(f"freeze {freeze} given beside lora, which leaves all of the encoder's own weights as they are; drop one")
+            adapt(encoder, lora)
         if not any(head.normed for head in self._parts().values()):
             encoder.vit.norm.requires_grad_(False)  # no head looks at it: DDP would wait for its gradient
         self.adopted = False
@@ -77,6 +89,10 @@ class Finetuner(LightningModule):
         """Start from an encoder's ``weights``, trained on ``grid`` (rows, columns of patches); see ``mae_vlm.encoders.weights``."""
         self.adopted = True
         return fill(self.towers.image, weights, grid)
+
+    def adopt_words(self, weights: dict[str, Tensor]) -> Filled:
+        """Start from the ``weights`` of a run's towers of words; see ``mae_vlm.encoders.weights``."""
+        return fill_words(self.towers, weights)
 
     def check(self, summary: Summary) -> None:
         """Tell before a run what the collection lacks for a head.
@@ -108,16 +124,25 @@ class Finetuner(LightningModule):
             part.eval()
         return self
 
+    def check_accumulation(self, accumulation: int) -> None:
+        """Tell before a run that a step of so many batches is not what a head needs.
+
+        Raises:
+            ValueError: one contrasts the pictures of a batch.
+        """
+        contrasting = [name for name, head in self._parts().items() if head.contrasts]
+        if contrasting and accumulation > 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches {accumulation} given, but head {contrasting[0]} contrasts the pictures of a batch, "
+                "which that makes smaller; leave it at 1"
+            )
+
     # -- a step
 
     def setup(self, stage: str) -> None:
-        if stage != "fit":
-            return
-        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
-        make = data.train_dataloader
-        if self.trainer.accumulate_grad_batches > 1 and not hasattr(make, "ahead"):  # its batches' labels are counted before the first
-            data.train_dataloader = lambda: Ahead(make())
-            data.train_dataloader.ahead = True
+        self.check_accumulation(self.trainer.accumulate_grad_batches)
+        if stage == "fit":
+            ahead(self.trainer)  # the labels of all its batches are counted before the first
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
@@ -158,6 +183,11 @@ class Finetuner(LightningModule):
             total, logs = total + self._parts()[name].weight * value, logs | terms
         keep(self.terms, {"loss": total} | logs)
         return total * self.shares.correction
+
+    def optimizer_step(self, *arguments: Any, **named: Any) -> None:
+        super().optimizer_step(*arguments, **named)
+        for head in self._parts().values():
+            head.after_step()
 
     def configure_optimizers(self) -> Any:
         return configured(self, self.optimizer)

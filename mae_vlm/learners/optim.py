@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -14,7 +15,21 @@ from mae_vlm.learners.schedule import warmup_cosine
 TOKENS = ("cls_token", "reg_token", "mask_token", "pos_embed", "rope.freqs")  # never decayed, nor anything with fewer than two dimensions
 
 
-class AdamW:
+class Rule(ABC):
+    """How weights move: what a learner asks for its optimizer. The class path in the config names one.
+
+    Attributes:
+        layer_decay: factor of the rate from each layer of an encoder to the one below it; None: all learn at the same rate.
+    """
+
+    layer_decay: float | None = None
+
+    @abstractmethod
+    def build(self, module: nn.Module, images_per_step: int, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
+        """Optimizer over the trainable weights of ``module`` and its schedule; ``steps`` is the run's length, 0 when unknown."""
+
+
+class AdamW(Rule):
     """AdamW with the lr rule of the MAE paper: ``base_lr * images per optimizer step / 256``.
 
     Args:
@@ -50,7 +65,6 @@ class AdamW:
         self.base_lr, self.betas, self.weight_decay, self.warmup, self.floor = base_lr, betas, weight_decay, warmup, floor
 
     def build(self, module: nn.Module, images_per_step: int, steps: int) -> tuple[torch.optim.Optimizer, LambdaLR]:
-        """Optimizer over the trainable weights of ``module`` and its schedule; ``steps`` is the run's length, 0 when unknown."""
         base_lr = default_base_lr(steps) if self.base_lr is None else self.base_lr
         rate = base_lr * images_per_step / 256
         groups = parameter_groups(module, self.weight_decay, self.layer_decay)
@@ -60,16 +74,26 @@ class AdamW:
         optimizer = torch.optim.AdamW(groups, lr=rate, betas=self.betas, fused=device in ("cpu", "cuda"))
         # torch lets a fused step unscale gradients itself, and Lightning then refuses to clip, even in bf16 where nothing is scaled
         optimizer._step_supports_amp_scaling = False
-        warmup = round(self.warmup * steps)
-        return optimizer, LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, warmup, self.floor))
+        return optimizer, scheduled(optimizer, steps, self.warmup, self.floor)
+
+
+def scheduled(optimizer: torch.optim.Optimizer, steps: int, warmup: float, floor: float) -> LambdaLR:
+    """Up over the share ``warmup`` of the run's ``steps``, then down to ``floor`` of the peak."""
+    first = round(warmup * steps)
+    return LambdaLR(optimizer, lambda step: warmup_cosine(step, steps, first, floor))
 
 
 def parameter_groups(module: nn.Module, weight_decay: float, layer_decay: float | None = None) -> list[dict[str, Any]]:
     """Every trainable weight once: matrices with decay, everything else (biases, norms, positions, tokens) without.
 
-    With ``layer_decay`` there are two such groups for each layer, the uppermost first; ``lr_scale`` is its share of the rate.
+    With ``layer_decay`` there are two such groups for each layer, the uppermost first; ``lr_scale`` is its share of the rate. A part with
+    an ``lr_scale`` of its own (a factor) learns at that, as the layers do that are trained side by side at several rates.
     """
     scales = {} if layer_decay is None else _layer_scales(module, layer_decay)
+    for prefix, part in module.named_modules():
+        own = getattr(part, "lr_scale", None)
+        if isinstance(own, float):
+            scales |= {f"{prefix}.{name}": own for name, _ in part.named_parameters()}
     groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, False): [], (1.0, True): []}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningModule
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
 from mae_vlm.encoders.arithmetic import encoder_step
+from mae_vlm.encoders.fusion.base import Fusion
+from mae_vlm.encoders.teacher import copied, follow
+from mae_vlm.encoders.text.base import TextTower
 from mae_vlm.encoders.towers import Features, Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.learners.optim import AdamW
 from mae_vlm.learners.sharding import blocks, shard
-from mae_vlm.learners.terms import Means, configured, keep, log_means, log_step
+from mae_vlm.learners.terms import Ahead, Means, Shares, ahead, configured, keep, log_means, log_step
 from mae_vlm.objectives.base import Objective
 from mae_vlm.tokens.masking import Mask
-from mae_vlm.types import Batch
+from mae_vlm.types import Batch, Loss
 
 
 class Pretrainer(LightningModule):
@@ -32,10 +36,15 @@ class Pretrainer(LightningModule):
         masking: how patches are hidden from it.
         objectives: name to class (and options); each is built once with the towers' sizes.
         optimizer: how weights move.
+        text: the text tower, where an objective looks at captions.
+        fusion: what looks at pictures and captions together, where an objective does; built with the towers' sizes.
+        chunks: gradient caching: towers see the batch in so many parts and compute each part's activations again in the backward pass.
+            For objectives that contrast the pictures of a batch with each other, on devices that cannot hold a large one.
+        teacher: decay of a moving average of the towers, as .995, for objectives that learn from it; kept in checkpoints.
         compile: compile each transformer block with torch.compile (minutes at the start; pays on long GPU runs).
 
     Raises:
-        ValueError: no objective, a mask that does not fit the grid, or an objective's options.
+        ValueError: no objective, a mask that does not fit the grid, an objective's options, or a tower that it needs and lacks.
     """
 
     def __init__(
@@ -44,19 +53,48 @@ class Pretrainer(LightningModule):
         masking: Mask,
         objectives: dict[str, Callable[[Towers], Objective]],
         optimizer: AdamW,
+        text: TextTower | None = None,
+        fusion: Callable[[Towers], Fusion] | None = None,
+        chunks: int = 1,
+        teacher: float | None = None,
         compile: bool = False,
     ) -> None:
         super().__init__()
         if not objectives:
             raise ValueError("no objective given; the default is pixels: mae_vlm.objectives.pixels.Pixels")
         masking.visible(encoder.space)  # tells now what the first step would tell
-        self.towers = Towers(encoder)
+        self.towers = Towers(encoder, text, fusion)
         self.masking = masking
         self.objectives = nn.ModuleDict({name: build(self.towers) for name, build in objectives.items()})
-        self.optimizer = optimizer
+        self.optimizer, self.chunks = optimizer, chunks
         self.compile_blocks = compile
-        self.means = Means()
+        self._check_towers()
+        self.decay, self.teacher = teacher, None if teacher is None else copied(self.towers)
+        if (teacher is None) == ("teacher" in self.views):
+            told = "no objective looks at it" if teacher is not None else "an objective learns from it; set it to .995 or the like"
+            raise ValueError(f"model.teacher {teacher} given, but {told}")
+        self.shares, self.means = Shares(), Means()
+        self.metrics: dict[str, MetricCollection] = {}  # a plain dict: they are no part of the weights
         self.terms: dict[str, list[Tensor]] = {}  # of the micro-batches of the current step
+        self._now: Features | None = None
+
+    def _check_towers(self) -> None:
+        if self.chunks < 1:
+            raise ValueError(f"chunks {self.chunks} given, allowed is 1 or more")
+        norms = [name for name, module in self.towers.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        if self.chunks > 1 and norms:
+            raise ValueError(
+                f"chunks {self.chunks} given, but {norms[0]} normalises over a batch, which parts would change; set chunks to 1"
+            )
+        views = {view for objective in self._parts().values() for view in objective.views}
+        for view, tower, told in (("text", self.towers.text, "text"), ("fused", self.towers.fusion, "fusion")):
+            if tower is not None and view not in views:  # DDP would wait for its gradients
+                raise ValueError(f"model.{told} is given, but no objective looks at it; leave it out, or add an objective that does")
+
+    @property
+    def views(self) -> frozenset[str]:
+        """What the objectives look at: see :class:`Objective`."""
+        return frozenset(view for objective in self._parts().values() for view in objective.views)
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
@@ -67,8 +105,52 @@ class Pretrainer(LightningModule):
             for block in blocks(self):
                 block.compile(dynamic=False)
 
+    def train(self, mode: bool = True) -> Pretrainer:
+        """As in torch; the teacher stays in evaluation mode."""
+        super().train(mode)
+        if self.teacher is not None:
+            self.teacher.eval()
+        return self
+
+    def check_accumulation(self, accumulation: int) -> None:
+        """Tell before a run that a step of so many batches is not what an objective needs.
+
+        Raises:
+            ValueError: one contrasts the pictures of a batch.
+        """
+        contrasting = [name for name, objective in self._parts().items() if objective.contrasts]
+        if contrasting and accumulation > 1:
+            raise ValueError(
+                f"trainer.accumulate_grad_batches {accumulation} given, but objective {contrasting[0]} contrasts the pictures of a batch, "
+                f"which that makes smaller; set model.chunks to {accumulation} instead"
+            )
+
+    def setup(self, stage: str) -> None:
+        self.check_accumulation(self.trainer.accumulate_grad_batches)
+        if stage == "fit" and self._counting():
+            ahead(self.trainer)  # the words of all its batches are counted before the first
+
+    def on_train_batch_start(self, batch: Batch, batch_index: int) -> None:
+        if not self._counting():
+            return
+        self._now = self.features(batch)
+        accumulation = self.trainer.accumulate_grad_batches
+        if batch_index % accumulation:
+            return
+        more = int(min(accumulation, self.trainer.num_training_batches - batch_index)) - 1
+        following = cast(Ahead, self.trainer.train_dataloader).peek(more) if more else []
+        counts = [self._counts(one) for one in (self._now, *(self.features(batch) for batch in cast(list[Batch], following)))]
+        self.shares.begin(counts, accumulation, self.device)
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        total, logs = self._losses(self.features(batch))
+        features, self._now = self._now, None
+        features = self.features(batch) if features is None or features.batch is not batch else features
+        total = torch.zeros((), device=self.device)
+        logs: dict[str, Tensor] = {}
+        for name, loss in self._losses(features).items():
+            value, terms = self.shares.means(name, loss) if loss.terms else (loss.value, {})
+            correction = self.shares.correction if loss.terms else 1.0
+            total, logs = total + correction * self._parts()[name].weight * value, logs | _named(name, loss.logs) | terms
         keep(self.terms, {"loss": total} | logs)
         return total
 
@@ -85,15 +167,17 @@ class Pretrainer(LightningModule):
         return {"id": [name for name, keep in zip(batch.ids, real.tolist(), strict=True) if keep], "features": features_BD.cpu()[real]}
 
     def on_validation_epoch_end(self) -> None:
-        log_means(self, "val", self.means.take())
+        self._conclude("val")
 
     def on_test_epoch_end(self) -> None:
-        log_means(self, "test", self.means.take())
+        self._conclude("test")
 
     def optimizer_step(self, *arguments: Any, **named: Any) -> None:
         super().optimizer_step(*arguments, **named)
         for objective in self._parts().values():
             objective.after_step()
+        if self.teacher is not None and self.decay is not None:
+            follow(self.teacher, self.towers, self.decay)
 
     def configure_optimizers(self) -> Any:
         return configured(self, self.optimizer)
@@ -107,29 +191,62 @@ class Pretrainer(LightningModule):
 
     def features(self, batch: Batch) -> Features:
         """One batch, seen lazily through the towers."""
-        return Features(self.towers, batch, self.masking)
+        return Features(self.towers, batch, self.masking, self.chunks, self.teacher)
 
     def flops_per_image(self) -> int:
         """Operations of one training step on one picture, forward and backward: the passes that objectives share, and their own."""
         image, parts = self.towers.image, list(self._parts().values())
         visible = self.masking.visible(image.space)
         patches = {"masked": visible, "full": image.space.patches}
-        passes = {view for part in parts for view in part.views}
-        return sum(encoder_step(image, patches[view]) for view in passes) + sum(part.flops_per_image(visible) for part in parts)
+        seen = sum(encoder_step(image, patches[view]) for view in self.views if view in patches)
+        return seen + self._text_step() + sum(part.flops_per_image(visible) for part in parts)
 
-    def _losses(self, features: Features) -> tuple[Tensor, dict[str, Tensor]]:
-        total = torch.zeros((), device=self.device)
-        logs: dict[str, Tensor] = {}
-        for name, objective in self._parts().items():
-            loss = objective(features, features.batch)
-            total = total + objective.weight * loss.value
-            logs |= {f"{name}/{term}": value for term, value in loss.logs.items()}
-        return total, logs
+    def _text_step(self) -> int:
+        """Operations of a training step on one caption in the text and fusion towers, once each."""
+        text, fusion, image = self.towers.text, self.towers.fusion, self.towers.image
+        count = 0 if text is None else text.flops()
+        count += 0 if fusion is None or text is None else fusion.flops(text.length, image.space.patches + image.prefix)
+        return 3 * count
+
+    def _losses(self, features: Features) -> dict[str, Loss]:
+        return {name: objective(features, features.batch) for name, objective in self._parts().items()}
+
+    def _counts(self, features: Features) -> dict[str, Tensor]:
+        return {f"{name}/{term}": count for name, part in self._parts().items() for term, count in part.counts(features).items()}
 
     def _evaluate(self, batch: Batch) -> None:
-        """Add a batch to the running means, each real picture counting once; padding counts zero on every process."""
-        total, logs = self._losses(self.features(batch))
-        self.means.add({"loss": total} | logs, batch.real_B.sum())
+        """Add a batch to the running means and metrics, each real picture, word or pair counting once; padding counts zero."""
+        features = self.features(batch)
+        for name, loss in self._losses(features).items():
+            objective = self._parts()[name]
+            for term, one in loss.terms.items():
+                self.means.add({f"{name}/{term}": one.mean(), f"loss/{name}/{term}": objective.weight * one.weight * one.mean()}, one.count)
+            plain = {key: value for key, value in loss.logs.items() if key not in loss.terms}
+            whole = {} if loss.terms else {f"loss/{name}": objective.weight * loss.value}
+            self.means.add(_named(name, plain) | whole, batch.real_B.sum())
+            if name not in self.metrics and (metrics := objective.metrics()) is not None:
+                self.metrics[name] = metrics.to(self.device)
+            if name in self.metrics:
+                objective.measure(self.metrics[name], features)
+
+    def _conclude(self, stage: str) -> None:
+        if not self.means:
+            return
+        means = self.means.take()
+        weighted = [mean for name, mean in means.items() if name.startswith("loss/")]
+        shown = {name: mean for name, mean in means.items() if not name.startswith("loss/")}
+        for name, metrics in self.metrics.items():
+            shown |= _named(name, metrics.compute())
+            metrics.reset()
+        log_means(self, stage, shown | {"loss": torch.stack(weighted).sum()})
+
+    def _counting(self) -> bool:
+        """Whether any objective counts other things than pictures."""
+        return any(type(objective).counts is not Objective.counts for objective in self._parts().values())
 
     def _parts(self) -> dict[str, Objective]:
         return {name: objective for name, objective in self.objectives.items() if isinstance(objective, Objective)}
+
+
+def _named(objective: str, values: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{objective}/{name}": value for name, value in values.items()}

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from lightning import LightningModule
+from lightning import LightningModule, Trainer
 from torch import Tensor
 
 from mae_vlm.learners.mean import WeightedMean
-from mae_vlm.learners.optim import AdamW
+from mae_vlm.learners.optim import Rule
 from mae_vlm.learners.sharding import full
 from mae_vlm.types import Loss
 
@@ -33,7 +33,7 @@ def log_step(module: LightningModule, terms: dict[str, list[Tensor]], optimizer:
     module.log("optimizer/lr", max(float(group["lr"]) for group in optimizer.param_groups))
 
 
-def configured(module: LightningModule, build: AdamW) -> dict[str, Any]:
+def configured(module: LightningModule, build: Rule) -> dict[str, Any]:
     """The optimizer and its schedule, which steps with it, as Lightning wants to be told; the rate counts the images of the whole step."""
     steps = module.trainer.estimated_stepping_batches
     images_per_step: int = module.trainer.datamodule.batch_size  # type: ignore[attr-defined]
@@ -96,6 +96,15 @@ class Shares:
         found = {term: one.mean(self.counts[f"{name}/{term}"]) for term, one in loss.terms.items()}
         value = torch.stack([loss.terms[term].weight * mean for term, mean in found.items()]).sum()
         return value, {f"{name}/{term}": mean.detach() for term, mean in found.items()}
+
+
+def ahead(trainer: Trainer) -> None:
+    """Where a step accumulates batches, let the trainer's data module deliver loaders whose next batches can be looked at."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    make = data.train_dataloader
+    if trainer.accumulate_grad_batches > 1 and not hasattr(make, "ahead"):
+        data.train_dataloader = lambda: Ahead(make())
+        data.train_dataloader.ahead = True
 
 
 class Ahead:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from typing import ClassVar
 
 from torch import Tensor, nn
+from torchmetrics import MetricCollection
 
 from mae_vlm.encoders.towers import Features, Towers
 from mae_vlm.types import Batch, Loss
@@ -14,8 +15,14 @@ from mae_vlm.types import Batch, Loss
 class Objective(nn.Module, ABC):
     """One training signal. Owns its own weights; reads sizes from the towers when built and keeps no reference to them.
 
+    Where it counts other things than pictures (words, pairs), its loss is made of ``Term`` sums by ``Loss.of``, and :meth:`counts` tells
+    beforehand how many there are in a batch: the learner divides by those of all processes and accumulated batches, so that each counts
+    the same wherever it is.
+
     Attributes:
-        views: the passes of ``Features`` that it trains through, ``masked`` or ``full`` or both; the learner counts their arithmetic.
+        views: the passes of ``Features`` that it trains through: of ``masked`` and ``full`` pictures, ``text`` and ``fused``, ``second``
+            where it wants another view of each picture. The learner counts their arithmetic, and has the data deliver what they need.
+        contrasts: whether it holds the pictures of a batch against each other: accumulating batches would not give it more to compare.
 
     Args:
         towers: the encoders it will see through ``Features``; ``self.towers = towers`` would register their weights twice.
@@ -25,7 +32,8 @@ class Objective(nn.Module, ABC):
         ValueError: a negative weight.
     """
 
-    views: ClassVar[tuple[str, ...]] = ("masked",)
+    views: tuple[str, ...] = ("masked",)
+    contrasts: ClassVar[bool] = False
 
     def __init__(self, towers: Towers, weight: float = 1.0) -> None:
         super().__init__()
@@ -36,6 +44,20 @@ class Objective(nn.Module, ABC):
     @abstractmethod
     def forward(self, features: Features, batch: Batch) -> Loss:
         """The loss of one batch; never logs by itself. What runs must not depend on the data, only on the config."""
+
+    def counts(self, features: Features) -> dict[str, Tensor]:
+        """For each term of its loss, how many items of this batch that is a mean over: scalars, known before any tower has run.
+
+        Empty where its loss is a mean over the batch's pictures.
+        """
+        return {}
+
+    def metrics(self) -> MetricCollection | None:
+        """What validation measures over the whole set, fresh; its results are logged as ``val/<objective>/<metric>``. None by default."""
+        return None
+
+    def measure(self, metrics: MetricCollection, features: Features) -> None:
+        """Add a batch to the metrics; padding counts zero."""
 
     def after_step(self) -> None:
         """Called after each optimizer step, for queues and momentum."""

@@ -79,7 +79,7 @@ def look_inside():
                 found["whole"] = not any(isinstance(weight, DTensor) for weight in module.parameters())
                 if trainer.is_global_zero:  # alone: no other process is asked
                     torch.manual_seed(0)
-                    found["loss"] = abs(float(module._losses(module.features(a_batch()))[0]) - float(expected))
+                    found["loss"] = abs(float(module._losses(module.features(a_batch()))["pixels"].value) - float(expected))
             found["again"] = all(isinstance(weight, DTensor) for weight in module.parameters())
 
         def on_before_optimizer_step(self, trainer, module, optimizer):

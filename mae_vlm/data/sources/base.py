@@ -31,6 +31,8 @@ class Source(ABC):
     Attributes:
         classes: names of the labels, in label order, where samples have labels.
         object_classes: names of ``Sample.classes`` and of ``Sample.semantic``, where samples have them.
+        several: whether samples have ``values`` for these classes, instead of one label.
+        numbers: how many ``values`` to learn a sample has that are no classes.
         block_ends: int64, where each block of samples that are cheap to read together ends (a shard, a row group); None where any order
             costs the same.
         prefers_blocks: whether reading in any order is slow (remote shards, large tables): ``data.order auto`` shuffles by blocks.
@@ -38,6 +40,8 @@ class Source(ABC):
 
     classes: list[str] | None = None
     object_classes: list[str] | None = None
+    several: bool = False
+    numbers: int = 0
     block_ends: NDArray[np.int64] | None = None
     prefers_blocks: bool = False
 
@@ -87,6 +91,7 @@ class Columns:
     question: str | None = None
     answer: str | None = None
     split: str | None = None
+    label_kind: str = "auto"  # class, classes or number
 
 
 @dataclass(frozen=True)
@@ -157,6 +162,7 @@ class Part(Source):
     def __init__(self, whole: Source, indices: NDArray[np.int64]) -> None:
         self.whole, self.indices = whole, indices
         self.classes, self.object_classes = whole.classes, whole.object_classes
+        self.several, self.numbers = whole.several, whole.numbers
         self.prefers_blocks = whole.prefers_blocks
         if whole.block_ends is not None:  # indices rise: a block's samples stay together
             ends = np.searchsorted(indices, whole.block_ends)
@@ -204,6 +210,9 @@ class Joined(Source):
         self.parts = list(parts)
         self.classes, self._labels = _union([part.classes for part in self.parts])
         self.object_classes, self._objects = _union([part.object_classes for part in self.parts])
+        self.several = any(part.several for part in self.parts)
+        counts = {part.numbers for part in self.parts}
+        self.numbers = counts.pop() if len(counts) == 1 else 0
         self._ends = list(accumulate(len(part) for part in self.parts))
         self.prefers_blocks = any(part.prefers_blocks for part in self.parts)
         if any(part.block_ends is not None for part in self.parts):
@@ -220,6 +229,9 @@ class Joined(Source):
         labels, objects = self._labels[part], self._objects[part]
         if labels is not None and sample.label is not None:
             sample.label = labels[sample.label] if labels else None
+        sample.values = self._values(sample, labels)
+        if self.several:
+            sample.label = None
         if objects is not None and sample.classes is not None:
             sample.classes = sample.classes.new_tensor(objects)[sample.classes] if objects else None
         if sample.semantic is not None and self.object_classes and (objects is not None or len(self.object_classes) > 255):
@@ -232,6 +244,16 @@ class Joined(Source):
 
     def names(self) -> Any:
         return pa.concat_arrays([part.names() for part in self.parts])
+
+    def _values(self, sample: Sample, labels: list[int] | None) -> Tensor | None:
+        """Of several classes those of all parts, also where a part has one class for each sample."""
+        if not self.several:
+            return sample.values if self.numbers else None
+        every = torch.zeros(len(self.classes or []))
+        if sample.values is not None:
+            places = torch.arange(len(sample.values)) if labels is None else torch.tensor(labels, dtype=torch.int64)
+            return every.index_copy_(0, places, sample.values)
+        return None if sample.label is None else every.index_fill_(0, torch.tensor([sample.label]), 1.0)
 
     def _locate(self, index: int) -> tuple[int, int]:
         which = bisect.bisect_right(self._ends, index)

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from mae_vlm.data.remote import RemoteFile
 from mae_vlm.data.sources.base import Columns, Format, Place, Source
+from mae_vlm.data.sources.parts.label_values import LabelValues, cells_of, codes_of, is_class, is_list, kind_of, numbers_of
 from mae_vlm.data.sources.parts.short_names import short_names
 from mae_vlm.data.sources.parts.split_column import by_part, split_codes
 from mae_vlm.data.sources.parts.word_columns import find_words, words_into
@@ -31,22 +32,24 @@ class Parquet(Source):
     """All rows of one or more parquet files, local or remote, read by row groups when first asked for.
 
     The picture column is a struct {bytes, path} or binary; without ``columns.image`` it is found by type. Labels are the integers
-    of ``columns.label`` (found by its ClassLabel feature or its usual names), named by the ``huggingface`` metadata; captions, questions
-    and answers are strings or lists of them, found by their usual names. A sample is named by its struct path where
-    all have one of their own, else by ``file:row``.
+    of ``columns.label`` (found by its ClassLabel feature or its usual names), named by the ``huggingface`` metadata. A label column of
+    lists of names or integers holds several classes for each picture (null: nothing is known); one of floats, or of lists with as many
+    numbers in every row, numbers to learn, and so does one of integers with ``columns.label_kind`` number. Such columns are read
+    whole when a table is opened. Captions, questions and answers are strings or lists of them, found by their usual names. A sample is
+    named by its struct path where all have one of their own, else by ``file:row``.
     The row groups of remote tables, and of tables too large for memory, are blocks, best read in their order.
 
     Raises:
         ValueError: a file is not parquet, a column is unknown, or no column can hold pictures.
     """
 
-    def __init__(self, files: Sequence[str | Path | RemoteFile], columns: Columns | None = None) -> None:
+    def __init__(self, files: Sequence[str | Path | RemoteFile], columns: Columns | None = None, classes: list[str] | None = None) -> None:
         columns = columns or Columns()
         self.files = [file if isinstance(file, RemoteFile) else Path(file) for file in files]
         metadata = [_metadata(file) for file in self.files]
         schema = _schema(self.files[0])
         self.image_column = _image_column(schema, columns.image, self.files[0])
-        self.label_column, self.classes = _label_column(schema, columns.label, self.files[0])
+        self.label_column, self.classes = _label_column(schema, columns, self.files[0])
         self.words = find_words(schema, columns, str(self.files[0]))
         groups = [(number, group, meta.row_group(group)) for number, meta in enumerate(metadata) for group in range(meta.num_row_groups)]
         self._groups = [(number, group) for number, group, _ in groups]
@@ -59,6 +62,8 @@ class Parquet(Source):
         self._short = short_names([str(file) for file in self.files])
         self._paths = self._read_paths()
         self._cache: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        self.strange = np.empty(0, np.int64)  # rows with a class that the other part has not, which is left out
+        self.values = self._read_values(schema, columns.label_kind, classes or self.classes)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": OrderedDict()}
@@ -74,7 +79,9 @@ class Parquet(Source):
             raise ValueError(f"{name}: column {self.image_column} holds no bytes; write the pictures into the table, not only their paths")
         label = None if "label" not in columns else columns["label"][row].as_py()
         said = {key: columns["words"][key][row].as_py() for key in self.words.all}
-        return words_into(Sample(name, data, None if label is None or label < 0 else int(label)), said, self.words)
+        sample = Sample(name, data, None if label is None or label < 0 else int(label))
+        sample.values = None if self.values is None else self.values.of(index)
+        return words_into(sample, said, self.words)
 
     def name(self, index: int) -> str:
         if not 0 <= index < len(self):
@@ -97,11 +104,35 @@ class Parquet(Source):
     def read_column(self, name: str) -> Any:
         """One column of all files as one Arrow array of strings."""
         _require(_schema(self.files[0]), name, "split_column", self.files[0])
+        return self._whole(name).cast(pa.large_string()).combine_chunks()
+
+    def _whole(self, name: str) -> Any:
         parts = []
         for file in self.files:
             with _opened(file) as opened:
-                parts += opened.read(columns=[name], use_threads=False)[name].cast(pa.large_string()).chunks
-        return pa.chunked_array(parts, pa.large_string()).combine_chunks()
+                parts += opened.read(columns=[name], use_threads=False)[name].chunks
+        return pa.chunked_array(parts)
+
+    def _read_values(self, schema: Any, wanted: str, classes: list[str] | None) -> LabelValues | None:
+        """Several classes or numbers of all rows, where the label column holds such; its single labels are then no labels."""
+        if self.label_column is None or not len(self):
+            return None
+        column, where = schema.field(self.label_column), f"data.label_column {self.label_column} of {self.files[0]}"
+        kind = kind_of(pa.chunked_array([], column.type), wanted)
+        if kind == "class":
+            return None
+        cells = cells_of(self._whole(self.label_column), where)
+        self.label_column, self.classes = None, None
+        if kind == "number":
+            values = LabelValues(numbers_RV=numbers_of(cells, where))
+            self.numbers = values.numbers
+            return values
+        names = _class_names(schema, column.name)
+        if names:
+            cells = _named(cells, names)
+        codes, self.classes, self.strange = codes_of(cells, classes or names)
+        self.several = True
+        return LabelValues(codes, len(self.classes))
 
     def _read_paths(self) -> Any:
         """The column ``image.path`` as one Arrow array of strings; None where it cannot name the samples: absent, with gaps or repeats."""
@@ -199,17 +230,36 @@ def _image_column(schema: Any, wanted: str | None, file: Path | RemoteFile) -> s
     return str((images or [name for name in candidates if name in ("image", "img")] or candidates)[0])
 
 
-def _label_column(schema: Any, wanted: str | None, file: Path | RemoteFile) -> tuple[str | None, list[str] | None]:
-    features = _features(schema)
+def _label_column(schema: Any, columns: Columns, file: Path | RemoteFile) -> tuple[str | None, list[str] | None]:
+    features, wanted = _features(schema), columns.label
     labelled = [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"]
-    usual = [name for name in _LABEL_NAMES if name in schema.names and pa.types.is_integer(schema.field(name).type)]
+    usual = [name for name in _LABEL_NAMES if name in schema.names and _is_label(schema.field(name).type)]
     if wanted is not None:
         _require(schema, wanted, "label_column", file)
-        if not pa.types.is_integer(schema.field(wanted).type):
-            raise ValueError(f"data.label_column {wanted} of {file} is {schema.field(wanted).type}; labels are integers")
+        kind = schema.field(wanted).type
+        several = kind_of(pa.chunked_array([], kind), columns.label_kind) in ("classes", "number")
+        if not pa.types.is_integer(kind) and not (several and not pa.types.is_string(kind)):
+            raise ValueError(f"data.label_column {wanted} of {file} is {kind}; labels are integers, or lists of classes, or floats")
     column = wanted or next(iter(labelled + usual), None)
-    names = features.get(column, {}).get("names") if column else None
+    names = features.get(column, {}).get("names") if column and isinstance(features.get(column), dict) else None
     return column, list(names) if names else None
+
+
+def _is_label(kind: Any) -> bool:
+    return bool(pa.types.is_integer(kind) or (is_list(kind) and is_class(kind.value_type)))
+
+
+def _class_names(schema: Any, column: str) -> list[str] | None:
+    """Names of the classes of a list column, where ``datasets`` has written them down."""
+    feature = _features(schema).get(column)
+    inner = feature[0] if isinstance(feature, list) and feature else feature.get("feature") if isinstance(feature, dict) else None
+    names = inner.get("names") if isinstance(inner, dict) else None
+    return list(names) if names else None
+
+
+def _named(cells: Any, names: list[str]) -> Any:
+    """Lists of numbers as lists of the names that they stand for."""
+    return pa.array([None if cell is None else [names[int(code)] for code in cell] for cell in cells.to_pylist()], cells.type)
 
 
 def _require(schema: Any, column: str, option: str, file: Path | RemoteFile) -> None:
@@ -218,7 +268,10 @@ def _require(schema: Any, column: str, option: str, file: Path | RemoteFile) -> 
 
 
 def _open(place: Place) -> dict[str, Source]:
-    source = Parquet(place.files("parquet"), place.columns)
+    source = Parquet(place.files("parquet"), place.columns, place.classes)
+    for row in source.strange.tolist():
+        text = f"not one of the {len(source.classes or [])} classes of the other part; it is left out"
+        place.problems.add("unknown label", place.path, source.name(row), text)
     if place.columns.split is None:
         return {"all": source}
     codes = split_codes(source.read_column(place.columns.split))

@@ -1,4 +1,13 @@
-"""Lists of pictures: csv, tsv, JSON or JSON lines, one row a picture, or one for each caption or question of it."""
+"""Lists of pictures: csv, tsv, JSON or JSON lines, one row a picture, or one for each caption or question of it.
+
+The label column (``data.label_column``, or one of a usual name) holds one of three kinds, told by its cells or by ``data.label_kind``:
+
+- class: one name or whole number: ``cat``, ``3``, in JSON also ``true``.
+- classes: several of them: a JSON list (``["cat", "dog"]``, ``[0, 3]``), in csv and tsv also as text, or with bars: ``cat|dog``. An empty
+  list, written ``[]``, says that none is there; an empty cell or null, that nothing is known.
+- number: a fraction (``0.37``), or a list of as many in every row (``[0.1, 2.5]``, ``0.1|2.5``). A column of whole numbers is
+  taken for classes unless ``data.label_kind`` is number. Fractions are taken for labels only where ``data.label_column`` names them.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +24,7 @@ import pyarrow.compute as pc
 
 from mae_vlm.data.sources.base import Columns, Format, Place, Source
 from mae_vlm.data.sources.parts.files import is_picture
+from mae_vlm.data.sources.parts.label_values import cells_of, is_class, kind_of, numbers_of
 from mae_vlm.data.sources.parts.list_rows import Rows, collect
 from mae_vlm.data.sources.parts.list_words import captions_of, questions_of
 from mae_vlm.data.sources.parts.listed import picture_base
@@ -130,11 +140,11 @@ def open_list(file: Path, place: Place, split: bool = True) -> dict[str, Source]
     paths = _text(table[image])
     rows = Rows(
         paths,
-        _labels(table, columns, file),
-        captions_of(table, words),
-        questions_of(table, words, file, place.problems),
-        _splits(table, columns, paths) if split else None,
+        captions=captions_of(table, words),
+        questions=questions_of(table, words, file, place.problems),
+        splits=_splits(table, columns, paths) if split else None,
         alone=not words.all,
+        **_labels(table, columns, file),
     )
     return collect(rows, file, place)
 
@@ -163,25 +173,25 @@ def _head(table: Any, name: str) -> list[Any]:
     return cells
 
 
-def _labels(table: Any, columns: Columns, file: Path) -> Any:
+def _labels(table: Any, columns: Columns, file: Path) -> dict[str, Any]:
+    """The column named, or one of a usual name that holds classes, as one of the fields of :class:`Rows`.
+
+    Raises:
+        ValueError: the column named holds nothing that could be a label.
+    """
     usual = (name for known in _LABELS for name in table.column_names if name.lower() == known)
-    fine = (name for name in usual if _is_label(table.schema.field(name).type) and not _is_measure(table[name]))
-    name = columns.label or next(fine, None)
+    sure = ("class", "classes", columns.label_kind)  # a fraction may be anything: taken where somebody says that it is to be learned
+    name = columns.label or next((name for name in usual if kind_of(table[name], "auto") in sure), None)
     if name is None:
-        return None
-    kind = table.schema.field(name).type
-    if not _is_label(kind):
-        raise ValueError(f"data.label_column {name} of {file} is {kind}; labels are names or whole numbers")
-    return _text(table[name])
-
-
-def _is_measure(column: Any) -> bool:
-    """Whether all cells are fractions, as 0.37: a target that is no class."""
-    return pa.types.is_large_string(column.type) and bool(pc.all(pc.match_substring_regex(column, r"^-?\d*\.\d+$")).as_py())
-
-
-def _is_label(kind: Any) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind))
+        return {}
+    kind, where = kind_of(table[name], columns.label_kind), f"data.label_column {name} of {file}"
+    told = table.schema.field(name).type
+    if not kind or (kind == "class" and not is_class(told)):
+        raise ValueError(f"{where} is {told}; labels are names or whole numbers, lists of them, or fractions; set data.label_kind auto")
+    if kind == "class":
+        return {"labels": _text(table[name])}
+    cells = cells_of(table[name], where)
+    return {"classes": cells} if kind == "classes" else {"numbers": numbers_of(cells, where)}
 
 
 def _splits(table: Any, columns: Columns, paths: Any) -> Any:

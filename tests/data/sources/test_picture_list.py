@@ -106,7 +106,9 @@ def test_fractions_are_no_classes_unless_they_are_named(tmp_path):
     write_folder(tmp_path, NAMES)
     write(tmp_path / "l.csv", "image,target\na.png,0.5\nb.png,-1.25\n")
     assert opened(tmp_path)[0]["all"].classes is None
-    assert opened(tmp_path, columns=Columns(label="target"))[0]["all"].classes == ["-1.25", "0.5"]
+    assert opened(tmp_path, columns=Columns(label="target", label_kind="class"))[0]["all"].classes == ["-1.25", "0.5"]
+    source = opened(tmp_path, columns=Columns(label="target"))[0]["all"]
+    assert source.classes is None and source.numbers == 1 and [source[i].values.tolist() for i in range(2)] == [[0.5], [-1.25]]
 
 
 def test_given_classes_keep_their_order_and_other_labels_are_problems(tmp_path):
@@ -207,7 +209,20 @@ def test_tables_that_tell_nothing_of_pictures_that_are_there_are_not_claimed(tmp
         ("l.csv", "image,split\na.png,val\n", {"split": "split"}, r"l\.csv has no picture of the part train; correct its column of splits"),
         ("l.csv", "", {}, r"l\.csv is empty; write it again$"),
         ("l.jsonl", '{"image": "a.png"}\n{"image": ', {}, r"l\.jsonl: JSON parse error: Invalid value\. in row 1; correct the row"),
-        ("l.jsonl", '{"image": "a.png", "label": 1.5}\n', {"label": "label"}, r"label of .* is double; labels are names or whole numbers$"),
+        ("l.jsonl", '{"image": "a.png", "label": {"a": 1}}\n', {"label": "label"}, r"label of .* is struct<a: int64>; labels are names or"),
+        (
+            "l.jsonl",
+            '{"image": "a.png", "y": 1.5}\n',
+            {"label": "y", "label_kind": "class"},
+            r"y of .* is double; labels are names or whole",
+        ),
+        (
+            "l.csv",
+            "image,y\na.png,0.5|x\n",
+            {"label": "y", "label_kind": "number"},
+            r"y of .*l\.csv holds 'x', which is no number; correct it",
+        ),
+        ("l.csv", 'image,label\na.png,"[3, 4"\n', {"label": "label", "label_kind": "classes"}, r"holds '\[3, 4', which is no JSON list"),
         ("l.json", '[{"image": "a.png"}, {"ima', {}, r"l\.json is not JSON, or is cut short"),
     ],
 )

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from mae_vlm.data.problems import Problems
 from mae_vlm.data.sources.base import Place, Source
 from mae_vlm.data.sources.parts.files import missing
+from mae_vlm.data.sources.parts.label_values import LabelValues, codes_of, sorted_classes
 from mae_vlm.data.sources.parts.list_words import Words, cut_lists
 from mae_vlm.data.sources.parts.listed import Listed, picture_base
 from mae_vlm.data.sources.parts.split_column import by_part, split_codes
@@ -26,6 +27,8 @@ class Rows(NamedTuple):
     Attributes:
         paths: ``large_string``, as written.
         labels: ``large_string``: names of classes, or their numbers; null or empty where a row tells none.
+        classes: a list of ``large_string`` instead, of several classes; null where a row tells none.
+        numbers: float32 ``[R, V]`` instead, NaN where a row tells none.
         captions: with the row of each.
         questions: with the row of each, and their answers.
         splits: ``large_string``: a word for train, val or test.
@@ -38,6 +41,8 @@ class Rows(NamedTuple):
     questions: Words | None = None
     splits: Any = None
     alone: bool = False
+    classes: Any = None
+    numbers: NDArray[np.float32] | None = None
 
 
 def collect(rows: Rows, file: Path, place: Place, base: Path | None = None) -> dict[str, Source]:
@@ -127,6 +132,7 @@ def _build(rows: Rows, told: _Telling, base: Path, keep_P: NDArray[np.bool_], pl
         codes_R, classes = _label_codes(rows.labels, place.classes, told)
         labels_P = told.agreed("picture with two labels", codes_R)[keep_P]
     source = Listed(base, told.paths.filter(pa.array(keep_P)), labels_P, classes)
+    _add_values(source, rows, told, keep_P, place.classes)
     place_P = np.where(keep_P, np.cumsum(keep_P) - 1, -1)
     if rows.captions is not None:
         fine_W = _filled(rows.captions, told, "empty caption")
@@ -141,6 +147,18 @@ def _build(rows: Rows, told: _Telling, base: Path, keep_P: NDArray[np.bool_], pl
             source.answers = _by_picture(answers, row_W, fine_W, told, place_P)
         source.questions = _by_picture(texts, row_W, fine_W, told, place_P)
     return source
+
+
+def _add_values(source: Listed, rows: Rows, told: _Telling, keep_P: NDArray[np.bool_], given: list[str] | None) -> None:
+    """Several classes or numbers of each picture kept; the first row of a picture counts."""
+    if rows.classes is not None:
+        codes, source.classes, strange_R = codes_of(rows.classes, given)
+        source.several = True
+        told.rows("unknown label", strange_R, f"not one of the {len(source.classes)} classes of the other part; it is left out")
+        source.values = LabelValues(codes, len(source.classes)).rows(told.first_P[keep_P])
+    elif rows.numbers is not None:
+        source.values = LabelValues(numbers_RV=rows.numbers).rows(told.first_P[keep_P])
+        source.numbers = source.values.numbers
 
 
 def _filled(words: Words, told: _Telling, kind: str) -> NDArray[np.bool_]:
@@ -164,7 +182,7 @@ def _label_codes(labels: Any, given: list[str] | None, told: _Telling) -> tuple[
     names = encoded.dictionary.to_pylist()
     whole = all(re.fullmatch(r"-?\d+", name) for name in names if name)
     none = {"", "-1"} if whole else {""}
-    classes = given or sorted(set(names) - none, key=(lambda name: (int(name), name)) if whole else None)
+    classes = given or sorted_classes([name for name in names if name not in none])
     numbers = {name: number for number, name in enumerate(classes)}
     codes_R = np.array([numbers.get(name, -1) for name in names], np.int32)[encoded.indices.to_numpy()]
     strange = [number for number, name in enumerate(names) if name not in numbers and name not in none]

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from mae_vlm.data.sources.base import Source
 from mae_vlm.data.sources.parts.annotated import read_picture
+from mae_vlm.data.sources.parts.label_values import LabelValues
 from mae_vlm.types import Question, Sample
 
 
@@ -27,6 +28,7 @@ class Listed(Source):
         self.base, self.classes = base, classes
         self._paths, self._labels = paths, labels
         self.captions: Any = None
+        self.values: LabelValues | None = None
         self.questions: Any = None
         self.answers: Any = None
 
@@ -46,6 +48,8 @@ class Listed(Source):
         sample = Sample(name, read_picture(self.base / name))
         if self._labels is not None and self._labels[index] >= 0:
             sample.label = int(self._labels[index])
+        if self.values is not None:
+            sample.values = self.values.of(index)
         if self.captions is not None:
             sample.captions = tuple(self.captions[index].as_py())
         if self.questions is not None:

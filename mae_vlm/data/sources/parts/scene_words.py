@@ -5,7 +5,7 @@ from __future__ import annotations
 from mae_vlm.data.sources.parts.scene_drawing import COLOURS, Figure
 from mae_vlm.types import Question
 
-_GROUND_WORDS = {
+GROUND_WORDS = {
     "gradient": "a smooth",
     "stripes": "a striped",
     "checks": "a checked",
@@ -38,7 +38,7 @@ def captions(figures: list[Figure], ground: str) -> tuple[str, ...]:
     listed = names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1]
     largest = max(figures, key=lambda figure: figure.radius)
     texts = [
-        f"{listed} on {_GROUND_WORDS[ground]} ground",
+        f"{listed} on {GROUND_WORDS[ground]} ground",
         f"a picture of {_article(_call(largest, size=True))}",
     ]
     if len(figures) > 1:

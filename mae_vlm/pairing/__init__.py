@@ -1,0 +1,1 @@
+"""What belongs together: pictures and texts, over all processes."""
