@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torchmetrics import MetricCollection
@@ -16,7 +17,9 @@ from mae_vlm.data.summary import Summary
 from mae_vlm.encoders.towers import Features, Towers
 from mae_vlm.heads.base import Head
 from mae_vlm.heads.parts.class_metrics import class_metrics, class_tables, value_metrics
+from mae_vlm.heads.parts.class_names import check_classes
 from mae_vlm.heads.parts.mixing import Mixing
+from mae_vlm.heads.parts.several_metrics import several_metrics
 from mae_vlm.types import Answer, Batch, Loss, Prediction, Term
 
 _ERRORS = {"l1": functional.l1_loss, "l2": functional.mse_loss, "smooth_l1": functional.smooth_l1_loss}
@@ -27,21 +30,26 @@ class Classify(Head):
     """The mean of the patch tokens, a fresh norm, one linear layer (He et al. 2021, appendix A.1: global pooling).
 
     The answer's tensor ``logits`` is ``[B, classes]``. The encoder's final norm is not used: this head's own takes its place. A picture
-    without a label counts zero.
+    without a label counts zero. Pictures of several classes each, or with numbers to learn, come from a column of a list or a table that
+    holds lists or fractions (``data.label_column``).
 
     Args:
         towers, weight: see :class:`Head`.
-        classes: their names in label order, or how many; 1 for a regression. The CLI takes them from the data.
+        classes: their names in label order, or how many; of a regression how many numbers. The CLI takes them from the data.
         loss: cross_entropy; binary, a yes or no for each class; or, to learn a number, l1, l2 or smooth_l1.
         smoothing: share of a label's certainty that is spread over all classes.
         mixup, cutmix: the alphas of the shares by which pairs of training pictures are blended, or one is pasted into the other; 0 is off.
         dropout: share of the pooled features that is dropped in training.
+        centre, spread: of a regression, mean and deviation of each number: the layer's answer is in deviations from the mean, and so is the
+            loss. The CLI takes them from the data; without them 0 and 1.
 
     Raises:
         ValueError: an option out of its range, or one that does not go with the loss.
     """
 
     learns: ClassVar[str] = "classes"
+    centre: Tensor
+    spread: Tensor
     normed: ClassVar[bool] = False
 
     def __init__(
@@ -54,6 +62,8 @@ class Classify(Head):
         mixup: float = 0.0,
         cutmix: float = 0.0,
         dropout: float = 0.0,
+        centre: list[float] | None = None,
+        spread: list[float] | None = None,
     ) -> None:
         super().__init__(towers, weight)
         _check(classes, loss, smoothing, mixup, cutmix, dropout)
@@ -61,7 +71,10 @@ class Classify(Head):
         count = len(classes) if isinstance(classes, list) else 1 if loss in _ERRORS and classes is None else classes
         if count is None:
             raise ValueError("a classifier needs its classes, their number or names; the command line takes them from labelled data")
-        self.classes, self.term, self.smoothing = count, loss, smoothing
+        self.classes, self.term, self.smoothing, self.numeric = count, loss, smoothing, loss in _ERRORS
+        _check_moments(centre, spread, count if self.numeric else 0)
+        self.register_buffer("centre", torch.tensor(centre or [0.0] * count), persistent=False)
+        self.register_buffer("spread", torch.tensor(spread or [1.0] * count), persistent=False)
         self.mixing = Mixing(count, mixup, cutmix, smoothing) if mixup or cutmix else None
         width = towers.image.width
         self.norm = nn.LayerNorm(width, eps=1e-6)
@@ -69,7 +82,7 @@ class Classify(Head):
         self.linear = nn.Linear(width, count)
         nn.init.trunc_normal_(self.linear.weight, std=2e-5)  # all classes alike at first, so that pretrained features are not pulled apart
         nn.init.zeros_(self.linear.bias)
-        self.best = ("l2" if loss == "l2" else "l1", False) if loss in _ERRORS else ("top1", True)
+        self.best = ("l2" if loss == "l2" else "l1", False) if self.numeric else ("map" if loss == "binary" else "top1", True)
 
     @property
     def mixes(self) -> bool:
@@ -77,15 +90,14 @@ class Classify(Head):
 
     def check(self, summary: Summary) -> None:
         where = summary.path or "the collection"
-        if summary.classes is None:
-            raise ValueError(f"{where} has no labels to learn; put pictures into a folder for each class, or name data.label_column")
-        if self.term in _ERRORS:
+        if self.numeric:
+            _check_numbers(summary, self.classes, self.term)
             return
-        if len(summary.classes) != self.classes:
-            raise ValueError(f"{where} has {len(summary.classes)} classes, this classifier {self.classes}; give data of the same classes")
-        changed = [pair for pair in zip(self.names or [], summary.classes, strict=False) if pair[0] != pair[1]]
-        if changed:
-            raise ValueError(f"{where} has other classes than this classifier: {changed[0][1]} where it has {changed[0][0]}")
+        if summary.numbers is not None:
+            raise ValueError(f"{where} has numbers to learn, no classes for loss {self.term}; set loss l1, l2 or smooth_l1")
+        if summary.several and (self.term != "binary" or self.smoothing or self.mixing is not None):
+            raise ValueError(f"pictures of {where} have several classes each; set loss binary, without smoothing, mixup and cutmix")
+        check_classes(summary, self.names, self.classes)
 
     def prepare(self, batch: Batch) -> Batch:
         return batch if self.mixing is None else self.mixing(batch)
@@ -101,29 +113,40 @@ class Classify(Head):
     def loss(self, answer: Answer, batch: Batch) -> Loss:
         known_B = self._known_B(batch)
         logits_BL = answer["logits"].float()
-        error_B = self._errors(logits_BL, self._targets(batch, logits_BL))
+        error_B = self._errors(logits_BL, self._scaled(self._targets(batch, logits_BL)))
         return Loss.of({self.term: Term((error_B * known_B).sum(), self.counts(batch)[self.term])})
 
     def metrics(self) -> MetricCollection:
-        return value_metrics() if self.term in _ERRORS else class_metrics(self.classes)
+        if self.numeric:
+            return value_metrics()
+        return several_metrics(self.classes) if self.term == "binary" else class_metrics(self.classes)
 
     def measure(self, metrics: MetricCollection, answer: Answer, batch: Batch) -> None:
         known_B = self._known_B(batch)
-        if self.term in _ERRORS:
-            metrics.update(answer["logits"].float()[known_B], self._targets(batch, answer["logits"])[known_B])
+        scores_BL = self._scores(answer)
+        if self.numeric:
+            metrics.update(scores_BL[known_B], self._targets(batch, scores_BL)[known_B])
+        elif self.term == "binary":
+            metrics.update(scores_BL, self._targets(batch, scores_BL).long().masked_fill(~known_B[:, None], -1))
         else:
-            metrics.update(self._scores(answer), batch.labels_B.masked_fill(~known_B, -1))
+            metrics.update(scores_BL, batch.labels_B.masked_fill(~known_B, -1))
 
     def predictions(self, answer: Answer, batch: Batch) -> list[Prediction]:
         scores_BL, real = self._scores(answer).cpu(), batch.real_B.tolist()
         return [Prediction(id, scores_L) for id, scores_L, keep in zip(batch.ids, scores_BL, real, strict=True) if keep]
 
     def tables(self, results: dict[str, Tensor]) -> dict[str, list[list[str]]]:
-        return {} if self.term in _ERRORS else class_tables(results, self.names or [str(number) for number in range(self.classes)])
+        return {} if self.numeric else class_tables(results, self.names or [str(number) for number in range(self.classes)])
 
     def _scores(self, answer: Answer) -> Tensor:
         logits_BL = answer["logits"].float()
-        return logits_BL if self.term in _ERRORS else logits_BL.sigmoid() if self.term == "binary" else logits_BL.softmax(dim=1)
+        if self.numeric:
+            return logits_BL * self.spread + self.centre
+        return logits_BL.sigmoid() if self.term == "binary" else logits_BL.softmax(dim=1)
+
+    def _scaled(self, target_BL: Tensor) -> Tensor:
+        """What the layer is to answer: numbers in deviations from their mean."""
+        return (target_BL - self.centre) / self.spread if self.numeric else target_BL
 
     def _known_B(self, batch: Batch) -> Tensor:
         """Whose target is known and counts."""
@@ -137,7 +160,7 @@ class Classify(Head):
         if batch.soft_labels_BL is not None:
             return batch.soft_labels_BL.to(logits_BL.dtype).nan_to_num(0.0)
         labels_B = batch.labels_B.clamp(min=0)
-        if self.term in _ERRORS:
+        if self.numeric:
             return labels_B[:, None].to(logits_BL.dtype).expand_as(logits_BL)
         exact_BL = functional.one_hot(labels_B, self.classes).to(logits_BL.dtype)
         return exact_BL * (1 - self.smoothing) + self.smoothing / self.classes if self.training else exact_BL
@@ -151,6 +174,22 @@ class Classify(Head):
         return error_BL.mean(dim=1)
 
 
+def _check_numbers(summary: Summary, count: int, loss: str) -> None:
+    where = summary.path or "the collection"
+    if summary.numbers is None:
+        raise ValueError(f"{where} has no numbers for loss {loss}; name data.label_column, for whole ones set data.label_kind number")
+    if len(summary.numbers[0]) != count:
+        raise ValueError(f"{where} has {len(summary.numbers[0])} numbers a picture to learn, this head {count}; give data of the same")
+
+
+def _check_moments(centre: list[float] | None, spread: list[float] | None, count: int) -> None:
+    for option, values in (("centre", centre), ("spread", spread)):
+        if values is not None and len(values) != count:
+            raise ValueError(f"{option} {values} has {len(values)} numbers for a head that learns {count}; give one for each, or none")
+    if spread is not None and min(spread) <= 0:
+        raise ValueError(f"spread {spread} must be positive: the deviation of each number")
+
+
 def _check(classes: int | list[str] | None, loss: str, smoothing: float, mixup: float, cutmix: float, dropout: float) -> None:
     if loss not in LOSSES:
         raise ValueError(f"loss {loss!r} given, allowed are {', '.join(LOSSES)}")
@@ -162,5 +201,5 @@ def _check(classes: int | list[str] | None, loss: str, smoothing: float, mixup: 
         raise ValueError(
             f"smoothing {smoothing}, mixup {mixup}, cutmix {cutmix} go with classes, and loss {loss} with numbers; set them to 0"
         )
-    if isinstance(classes, list | int) and (classes if isinstance(classes, int) else len(classes)) < (1 if loss in _ERRORS else 2):
+    if isinstance(classes, list | int) and (classes if isinstance(classes, int) else len(classes)) < (2 if loss == "cross_entropy" else 1):
         raise ValueError(f"classes {classes} given, a classifier needs two or more; for a number to learn set loss l1, l2 or smooth_l1")

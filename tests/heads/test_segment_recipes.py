@@ -16,7 +16,7 @@ CLASSES = [f"class {number}" for number in range(151)]
 ADE20K = Summary(None, "masks", 20_210, 2_000, 0, 512, 683, 3, None, "", object_classes=CLASSES, known=frozenset({"semantic"}))
 
 
-@pytest.mark.parametrize("size, head", [("small", 11_609_486), ("base", 44_445_934)])
+@pytest.mark.parametrize("size, head", [("small", 11_609_486), ("base", 44_445_934), ("large", 47_463_726)])
 def test_the_recipe_has_its_vit_at_512_pixels_and_a_head_of_this_size(size, head, capsys):
     assert in_process("fit", "--config", REPOSITORY / "configs" / "finetune" / f"ade20k_{size}.yaml", "--print_config") == 0
     config = yaml.safe_load(capsys.readouterr().out)
