@@ -54,7 +54,7 @@ def test_validation_asks_all_and_training_what_has_a_known_answer():
 
 
 def test_in_training_some_of_a_pictures_questions_are_drawn_by_its_key():
-    house, head = a_head(questions=1)
+    _, head = a_head(questions=1)
     batch = asking([ASKED[2] * 4] * 8)
     texts = [[one.text for one in some] for some in head.answering.asked(batch)]
     assert all(len(some) == 1 for some in texts) and len({some[0] for some in texts}) > 1
@@ -130,7 +130,7 @@ def test_pictures_show_each_question_with_what_is_said_of_it():
     house, head = a_head()
     batch = asking()
     sheet = head.pictures(told(house, head.eval(), batch), batch)["answers"]
-    assert sheet.shape[0] == 3 and 0 <= sheet.min() and sheet.max() == 1 and sheet.shape[1] > 2 * 480
+    assert sheet.shape[0] == 3 and sheet.min() >= 0 and sheet.max() == 1 and sheet.shape[1] > 2 * 480
 
 
 def test_the_objective_has_the_same_loss_and_the_same_numbers():
@@ -167,5 +167,5 @@ def test_towers_and_data_that_are_missing_are_told():
     with pytest.raises(ValueError, match="needs a fusion tower"):
         AnswerQuestions(towers(), classes=NAMES)
     summary = Summary("pictures", "list", 10, 5, 0, 16, 16, 3, classes=None, split="", known=frozenset({"captions"}))
-    with pytest.raises(ValueError, match="pictures has no questions; name data.question_column"):
+    with pytest.raises(ValueError, match=r"pictures has no questions; name data\.question_column"):
         a_head()[1].check(summary)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 class Spoken(NamedTuple):
-    """Texts as tokens ``[B, T]``, what was given first, then padding; and the mean log-probability ``[B]`` of the tokens that were found."""
+    """Texts as tokens ``[B, T]``, what was given first, padding last; and the mean log-probability ``[B]`` of the tokens found."""
 
     ids_BT: Tensor
     score_B: Tensor
@@ -38,7 +38,7 @@ class Beams(NamedTuple):
 
 
 def beam_search(after: Callable[[Tensor], Tensor], given_BT: Tensor, beams: Beams, early: bool = True) -> Spoken:
-    """Go on from ``given_BT``; ``after`` gives the logits of the next token ``[R, V]`` of tokens ``[R, T]``, a text's beams one below the other.
+    """Go on from ``given_BT``; ``after`` gives the logits of the next token ``[R, V]`` of tokens ``[R, T]``, a text's beams together.
 
     Beams are kept by their probability, ended ones among them; of those left at the end the one with the highest mean log-probability
     of its tokens, its end included, is the text (length penalty 1, as BLIP). Nothing is drawn by chance. With ``early`` it stops as soon

@@ -47,7 +47,7 @@ def test_of_a_single_picture_all_phrases_weigh_nothing():
 
 
 def test_bleu_and_rouge_are_what_is_found_by_hand():
-    """"a b c d e" against "a b c d f": 4 of 5 words, 3 of 4 pairs, 2 of 3, 1 of 2; the longest common subsequence has 4 of 5 words."""
+    """ "a b c d e" against "a b c d f": 4 of 5 words, 3 of 4 pairs, 2 of 3, 1 of 2; the longest common subsequence has 4 of 5 words."""
     metrics = MetricCollection({"captions": CaptionScores()})
     with pytest.warns(UserWarning, match="CIDEr of 1 pictures"):
         metrics.update(["A, b c d e.", "nothing is written of it"], [["x y", "a b c d F"], []])
