@@ -244,13 +244,17 @@ class Features:
     @cached_property
     def embedded(self) -> Embedded | None:
         """Pictures and captions in the space they share; None where no part has built one."""
+        return None if self._towers.joint is None else Embedded(self.placed_images, self.placed(self.text))
+
+    @cached_property
+    def placed_images(self) -> Tensor:
+        """The pictures in that space ``[B, E]``, which a part has built."""
         joint = self._towers.joint
-        if joint is None:
-            return None
-        return Embedded(joint.of_image(self.full if joint.view == "full" else self.masked), joint.of_text(self.text))
+        assert joint is not None, "no part has built the shared space: Towers.join"
+        return joint.of_image(self.full if joint.view == "full" else self.masked)
 
     def placed(self, text: EncodedText) -> Tensor:
-        """Any encoded texts in the space that pictures and texts share ``[B, E]``, which a part has built."""
+        """Any encoded texts in the space that pictures and texts share ``[B, E]``."""
         assert self._towers.joint is not None, "no part has built the shared space: Towers.join"
         return self._towers.joint.of_text(text)
 

@@ -179,7 +179,7 @@ def test_what_the_user_said_wins_over_the_run_it_starts_from():
     from mae_vlm.cli.finetuning import Start, encoder_as
 
     theirs = {"width": 32, "patch": 8, "image_size": 64, "mean": [0.4], "registers": 2, "drop_path": 0.1, "name": None}
-    start = Start({"class_path": "x.Vit", "init_args": theirs}, "RUN", frozenset({"model.encoder.patch", "data.image_size"}))
+    start = Start({"class_path": "x.Vit", "init_args": theirs}, {}, "RUN", frozenset({"model.encoder.patch", "data.image_size"}))
     options = {"width": None, "patch": 4, "image_size": None, "mean": None, "registers": 0, "drop_path": 0.0, "name": None}
     chooser = Chooser({"model": {"init_args": {"encoder": {"class_path": "x.Vit", "init_args": options}}}}, None, None)
     encoder_as(chooser, start)

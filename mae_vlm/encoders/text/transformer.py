@@ -16,6 +16,7 @@ from mae_vlm.encoders.text.base import EncodedText, TextTower
 from mae_vlm.tokens.words import Vocabulary, Words, read
 
 HUB = "hf://"
+_COUNT_FROM_PADDING = ("roberta", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "roberta-prelayernorm")
 _CAUSAL = ("bert", "electra", "roberta", "xlm-roberta", "camembert", "bert-generation")  # whose attention takes a mask of token by token
 
 
@@ -59,10 +60,12 @@ class Transformer(TextTower):
         else:
             sizes = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, "intermediate_size": 4 * width}
             own = {"model_type": "bert", **sizes, "max_position_embeddings": length} if config is None else config
-            self.model = _from_config(own | {"vocab_size": own.get("vocab_size") or len(self.vocabulary)}, dropout)
+            known = {"vocab_size": len(self.vocabulary), "pad_token_id": self.vocabulary.pad}
+            known |= {"bos_token_id": self.vocabulary.begin, "eos_token_id": self.vocabulary.end}
+            self.model = _from_config(known | {key: value for key, value in own.items() if value is not None}, dropout)
         if checkpoint_blocks:
             self.model.gradient_checkpointing_enable({"use_reentrant": False})
-        table, longest = self.word_table, int(getattr(self.model.config, "max_position_embeddings", length))
+        table, longest = self.word_table, _positions(self.model.config, length)
         if len(self.vocabulary) > table.num_embeddings:
             raise ValueError(
                 f"the vocabulary has {len(self.vocabulary)} tokens, the text model {table.num_embeddings}; they don't belong together"
@@ -100,6 +103,13 @@ def causal_mask(real_BT: Tensor) -> Tensor:
     before_TT = torch.ones(across, across, dtype=torch.bool, device=real_BT.device).tril()
     itself_TT = torch.eye(across, dtype=torch.bool, device=real_BT.device)  # padding sees itself: a row of nothing would be nan
     return ((before_TT & real_BT[:, None, :]) | itself_TT)[:, None]
+
+
+def _positions(config: Any, length: int) -> int:
+    """Tokens that there are positions for: RoBERTa and its kin begin to count behind the number of the padding."""
+    longest = int(getattr(config, "max_position_embeddings", length))
+    offset = int(config.pad_token_id or 0) + 1 if config.model_type in _COUNT_FROM_PADDING else 0
+    return longest - offset
 
 
 def _vocabulary(name: str | None, vocabulary: str | None) -> Vocabulary:
