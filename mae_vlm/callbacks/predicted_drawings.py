@@ -19,6 +19,7 @@ from mae_vlm.callbacks.predicted_maps import map_file
 from mae_vlm.data.targets import nearest
 from mae_vlm.heads.parts.box_drawing import drawing
 from mae_vlm.heads.parts.palette import painted, palette
+from mae_vlm.heads.parts.word_drawing import with_words
 from mae_vlm.types import Frame, Prediction
 
 _NOTHING = torch.zeros(0, 4)
@@ -27,7 +28,7 @@ _CLEAR = 0.5  # how much of a picture shines through its map
 
 
 def write_drawing(out: Path, prediction: Prediction, image_CHW: Tensor, frame: Frame | None, head: Any) -> Path:
-    """Write the prepared picture, without its padding, with what ``head`` says of it: objects it believes, a map, or a class.
+    """Write the prepared picture, without its padding, with what ``head`` says of it: objects it believes, a map, a class, or words.
 
     Small pictures are enlarged. Raises OSError where it cannot be written.
     """
@@ -41,6 +42,8 @@ def write_drawing(out: Path, prediction: Prediction, image_CHW: Tensor, frame: F
 
 def drawn(prediction: Prediction, image_CHW: Tensor, frame: Frame | None, head: Any) -> Tensor:
     """uint8 ``[3, H, W]``."""
+    if prediction.said is not None:
+        return with_words(image_CHW, [f"{one.question} {one.text}".strip() for one in prediction.said])
     names = head.names or [str(number) for number in range(head.classes)]
     map_HW = _map(prediction)
     if map_HW is not None and frame is not None:

@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import BasePredictionWriter
 
 from mae_vlm import storage
-from mae_vlm.callbacks import predicted_objects, predicted_scores
+from mae_vlm.callbacks import predicted_objects, predicted_scores, predicted_words
 from mae_vlm.callbacks.predicted_drawings import write_drawing
 from mae_vlm.callbacks.predicted_maps import write_map, write_names
 from mae_vlm.callbacks.predicted_panoptic import FOLDER, join_panoptic, write_panoptic
@@ -27,7 +27,8 @@ class Predictions(BasePredictionWriter):
     """Writes into ``out``, of several heads with the head's name in front:
 
     - ``predictions.csv`` (of several heads ``<head>.csv``): of a classifier id, class, score, then the next best classes with theirs; of a
-      detector a row for each object whose score reaches the threshold that validation found best.
+      detector a row for each object whose score reaches the threshold that validation found best; of a head that speaks id, caption, score,
+      or id, question, answer, score.
     - ``detections.json`` and ``images.json``: all objects in COCO's format, and the pictures and categories that its numbers stand for.
     - ``maps``: a class for every pixel, as PNG, and their names.
     - ``panoptic`` and ``panoptic.json``: segments, as COCO has them (of several heads in a folder of the head's name).
@@ -70,7 +71,7 @@ class Predictions(BasePredictionWriter):
         dataloader_idx: int,
     ) -> None:
         for head, answers in prediction.items():
-            fresh = [one for one in answers if one.id not in pl_module.answered]
+            fresh = [one for one in answers if one.id not in pl_module.answered and one.embedding is None]
             if fresh:
                 self._answers(head, fresh, pl_module, batch, trainer.global_rank)
         if batch.broken:
@@ -104,6 +105,8 @@ class Predictions(BasePredictionWriter):
         if answers[0].segments is None and answers[0].object_scores is not None:
             lines = "".join(predicted_objects.line(one, frames[one.id]) + "\n" for one in answers)
             self._append(f"{head}.{rank}.part.jsonl", lines)
+        elif answers[0].said is not None:
+            self._append(f"{head}.{rank}.part{predicted_words.SUFFIX}", "".join(map(predicted_words.line, answers)))
         elif answers[0].scores is not None:
             rows = [predicted_scores.row(one, kind) for one in answers]
             self._write(f"{head}.{rank}.part.csv", predicted_scores.header(kind), rows)
@@ -156,6 +159,11 @@ class Predictions(BasePredictionWriter):
             self.files += [found, listed, self.out / table]
             for part in parts:
                 part.unlink()
+        elif parts and parts[0].suffix == predicted_words.SUFFIX:
+            self.count = max(self.count, predicted_words.write_table(parts, self.out / table, kind))
+            self.files.append(self.out / table)
+            for part in parts:
+                part.unlink()
         elif parts and _whole_rows(parts[0])[0] == _SIZED:
             self._join_files(head, kind, alone, parts)
         else:
@@ -198,6 +206,8 @@ def _name(head: str, name: str, alone: bool) -> str:
 
 def _ids(part: Path) -> set[str]:
     """The pictures that a part of answers tells of."""
+    if part.suffix == predicted_words.SUFFIX:
+        return predicted_words.ids(part)
     return predicted_objects.ids(part) if part.suffix == ".jsonl" else {row[0] for row in _whole_rows(part)[1:]}
 
 

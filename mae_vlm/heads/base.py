@@ -27,6 +27,7 @@ class Head(nn.Module, ABC):
         normed: whether it looks at the encoder's final norm; one that no head looks at is not trained.
         views: the passes of ``Features`` that it looks through: of ``full`` pictures, ``text`` and ``fused``.
         contrasts: whether it holds the pictures of a batch against each other: accumulating batches would not give it more to compare.
+        embeds: whether its answer is where a picture lies, for ``features_*.parquet``.
         windowed: whether it takes pictures larger than the encoder's (``data.val_size``), outside of training.
         mixes: whether :meth:`prepare` changes pictures, which no other head could then learn from.
         best: the metric by which the best checkpoint is kept, and whether higher is better.
@@ -44,6 +45,7 @@ class Head(nn.Module, ABC):
     normed: ClassVar[bool] = True
     views: ClassVar[tuple[str, ...]] = ("full",)
     contrasts: ClassVar[bool] = False
+    embeds: ClassVar[bool] = False
     windowed: ClassVar[bool] = False
     best: tuple[str, bool]
 

@@ -33,7 +33,7 @@ class Answered:
 class Answering(nn.Module):
     """The fused feature of picture and question through linear, norm, GELU, linear (ViLT, arXiv 2102.03334, and its code).
 
-    In training a picture's questions are those whose answers are among the known ones, at most ``most`` of them, drawn by its key; else all.
+    In training a picture's questions are those with an answer among the known ones, ``most`` at most, drawn by its key; else all.
 
     Args:
         towers: with text and fusion.

@@ -9,5 +9,5 @@ from mae_vlm.types import Encoded
 
 
 def shown(seen: Encoded | Held, picture: bool) -> Encoded | Held:
-    """The picture's tokens, or without ``picture`` zeros in their places: a blind twin of the same network, every weight with a gradient."""
+    """The picture's tokens, or without ``picture`` zeros in their places: a blind twin of the same network, gradients and all."""
     return seen if picture else replace(seen, tokens_BTD=seen.tokens_BTD * 0)

@@ -21,7 +21,7 @@ from mae_vlm.types import Encoded, Term
 
 @dataclass(frozen=True)
 class Told:
-    """Captions to be told: ``truth_BS`` what comes next at each place, ``counts_BS`` False in the prompt, in padding, and without a caption."""
+    """Captions to be told: ``truth_BS`` comes next at each place, ``counts_BS`` is False in prompt and padding, and without a caption."""
 
     words: Words
     truth_BS: Tensor
@@ -45,14 +45,18 @@ class Captioning(nn.Module):
         super().__init__()
         text, fusion = towers.told_text(), towers.told_fusion()
         if not fusion.tokens or not fusion.causal:
-            raise ValueError("this fusion tower cannot keep a word from seeing those after it; captions need one that can, as CrossAttention")
+            raise ValueError(
+                "this fusion tower cannot keep a word from seeing those after it; captions need one that can, as CrossAttention"
+            )
         if not 0 <= smoothing < 1:
             raise ValueError(f"smoothing {smoothing} given, allowed is a share from 0 to below 1")
         self.smoothing, self.prompt, self.picture = smoothing, prompt, picture
         self.vocabulary, self.length = text.vocabulary, text.length
         self.begins = int(self.vocabulary.encode([prompt], self.length).real_BT.sum()) - 1  # begin and prompt
         if self.begins > self.length - 2:
-            raise ValueError(f"prompt {prompt!r} leaves no room for a caption in the {self.length} tokens of model.text; set its length higher")
+            raise ValueError(
+                f"prompt {prompt!r} leaves no room for a caption in the {self.length} tokens of model.text; set its length higher"
+            )
         self.head = WordHead(fusion.width, text.word_table.embedding_dim, len(text.vocabulary))
 
     def told(self, texts: list[str | None], device: torch.device) -> Told:
@@ -67,7 +71,7 @@ class Captioning(nn.Module):
         return self.after(features, told.words, features.seen)[:, :-1]
 
     def after(self, features: Features, words: Words, seen: Encoded | Held, last: bool = False) -> Tensor:
-        """Logits of what comes after each token of any words ``[R, T, V]``, or after the ``last`` alone ``[R, 1, V]``, in float32 or better.
+        """Logits of what comes after each token of any words ``[R, T, V]``, or after the ``last`` alone ``[R, 1, V]``, float32 or better.
 
         ``seen`` are the pictures that they are about, row by row.
         """

@@ -96,9 +96,9 @@ class Retrieval(Metric):
     ids: Any
     lengths: Any
 
-    def __init__(self, rerank: int = 0, pad: int = 0, **named: Any) -> None:
+    def __init__(self, rerank: int = 0, **named: Any) -> None:
         super().__init__(**named)
-        self.rerank, self.pad = rerank, pad
+        self.rerank = rerank
         for name in ("images", "texts", "owner", "told", "who", "place", "ids", "lengths"):
             self.add_state(name, default=[], dist_reduce_fx="cat")
         self.tokens: list[Tensor] = []
@@ -152,7 +152,7 @@ class Retrieval(Metric):
         image_GE, who_G, text_RE, owner_R, told_R = (_cat(part) for part in (self.images, self.who, self.texts, self.owner, self.told))
         order_G = who_G.argsort()
         place_R = torch.searchsorted(who_G[order_G], owner_R)
-        words, word_R = told_R.unique(return_inverse=True)
+        words, word_R = torch.unique(told_R, return_inverse=True)
         return Held(image_GE, text_RE, order_G[place_R] if len(order_G) else owner_R, word_R, len(words))
 
     def _second(self, asks: str, held: Held) -> Tensor:
@@ -173,7 +173,7 @@ class Retrieval(Metric):
         tokens_GTD = torch.cat(self.tokens)
         score_P = torch.zeros(len(text_P), device=place_G.device)
         assert self.judge is not None
-        for some in own_G[image_P].nonzero()[:, 0].split(_AT_ONCE):
+        for some in torch.split(own_G[image_P].nonzero()[:, 0], _AT_ONCE):
             words = Told(ids_RT[text_P[some]], length_R[text_P[some]])
             score_P[some] = self.judge(tokens_GTD[local_G[image_P[some]].cpu()].to(place_G.device), words).float()
         if processes() > 1:
@@ -193,7 +193,7 @@ def _measured(text_R: Tensor, image_G: Tensor) -> dict[str, Tensor]:
 
 def _joined(asking_Q: Tensor, key_P: Tensor, offered_P: Tensor, across: int) -> Tensor:
     """Bool ``[Q, across]``: whether a pair of that key and that offer is among the P pairs."""
-    keys_U, row_Q = asking_Q.unique(return_inverse=True)
+    keys_U, row_Q = torch.unique(asking_Q, return_inverse=True)
     row_P = torch.searchsorted(keys_U, key_P).clamp(max=max(0, len(keys_U) - 1))
     hit_P = keys_U[row_P] == key_P
     there_UX = torch.zeros(len(keys_U), across, dtype=torch.bool, device=asking_Q.device)

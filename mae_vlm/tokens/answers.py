@@ -6,24 +6,23 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 
-_PUNCTUATION = ";/[]\"{}()=+\\_-><@`,?!"
+_PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 _PERIOD = re.compile(r"\.(?!\d)")
 _THOUSANDS = re.compile(r"\d,\d")
 _ARTICLES = ("a", "an", "the")
 _NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _DIGITS = {word: str(number) for number, word in enumerate(_NUMBERS)} | {"none": "0"}
-_SHORT = {  # what may stand before the letters that follow an apostrophe which was left out
+_SHORT = {  # what stands before an apostrophe that may be left out, but where that gives another word (its)
     "n't": "ai are ca could did does do had has have is might must need ought sha should was were wo would",
     "'ve": "could i might must should they we would you",
-    "'s": "he how it let she that there what when where who why",
+    "'s": "he how let she that there what when where who why",
     "'ll": "how it that they what who you",
     "'d": "how it that they what where who why you",
-    "'re": "they what who you",
+    "'re": "they what you",
     "'m": "i",
 }
-_CONTRACTIONS = {
-    f"{start}{end.replace(chr(39), '')}": f"{start}{end}" for end, starts in _SHORT.items() for start in starts.split() if start + end != "it's"
-} | {"oclock": "o'clock", "maam": "ma'am", "yall": "y'all"}
+_OPEN = {start + end for end, starts in _SHORT.items() for start in starts.split()} | {"o'clock", "ma'am", "y'all"}
+_CONTRACTIONS = {word.replace("'", ""): word for word in sorted(_OPEN)}
 _PEOPLE = 10  # who answer each question of VQA
 _AGREE = 4  # that many of them, and each answer of theirs is wholly right
 

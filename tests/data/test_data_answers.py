@@ -17,7 +17,9 @@ class Asked(list):
         return type("Sample", (), {"questions": [Question("what?", answers) for answers in super().__getitem__(index)]})
 
 
-SOME = Asked([[("Red", "red.", "red.")], [("blue",), ("two", "2", "2", "blue")], None, [("blue",), ()], [("green", "red", "green")], [("2",)]])
+SOME = Asked(
+    [[("Red", "red.", "red.")], [("blue",), ("two", "2", "2", "blue")], None, [("blue",), ()], [("green", "red", "green")], [("2",)]]
+)
 
 
 def test_the_commonest_answers_come_first_each_spelled_as_most_people_did():

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from mae_vlm.data.summary import Summary
 from mae_vlm.encoders.fusion.cross import CrossAttention
+from mae_vlm.encoders.fusion.early import Early
 from mae_vlm.encoders.fusion.late import Late
 from mae_vlm.encoders.towers import Features, Towers
 from mae_vlm.heads.caption import Caption
@@ -45,7 +46,7 @@ def test_the_loss_is_the_smoothed_cross_entropy_of_the_next_tokens_and_plain_in_
         assert head.counts(batch)["cross_entropy"] == (truth_BS >= 0).sum()
 
 
-@pytest.mark.parametrize("fusion", [partial(CrossAttention, depth=2, heads=2)], ids=["cross"])
+@pytest.mark.parametrize("fusion", [partial(CrossAttention, depth=2, heads=2), Early], ids=["cross", "early"])
 def test_no_word_is_told_from_itself_or_those_after_it(fusion):
     house = towers(fusion, text={"depth": 2})
     _, head = a_head(house)

@@ -48,7 +48,7 @@ class CaptionScores(Metric):
     def compute(self) -> dict[str, Tensor]:
         parts: Any = self.texts  # a list, or what torchmetrics has made of it already
         whole = parts if isinstance(parts, Tensor) else torch.cat([self._nothing(), *parts])
-        rows = [row.split(_TEXT) for row in bytes(whole.cpu().tolist()).decode().split(_PICTURE)[:-1]]
+        rows = [row.split(_TEXT) for row in whole.cpu().numpy().tobytes().decode().split(_PICTURE)[:-1]]
         said, written = [row[0] for row in rows], [row[1:] for row in rows]
         if len(rows) < _FEW:
             warnings.warn(f"CIDEr of {len(rows)} pictures: its weights of phrases say little below {_FEW}", stacklevel=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+from process_pool import on_pool
 from torchmetrics import MetricCollection
 
 from mae_vlm.heads.parts.caption_scores import CaptionScores, words_of
@@ -61,3 +62,25 @@ def test_no_captions_at_all_is_zero():
     metric.update(["a"], [[]])
     with pytest.warns(UserWarning):
         assert metric.compute()["cider"] == 0
+
+
+SAID = ["a red dog", "a cat and a mouse", "什么 都 没有", "two birds sit on a branch", "a dog"]
+WRITTEN = [("a red dog runs", "the dog"), ("a cat",), ("没有",), ("two birds sit on a tree", "birds"), ()]
+
+
+def dealt(shares: list[list[int]]) -> dict[str, float]:
+    """What each process finds when it has seen its share alone."""
+    import torch.distributed as dist
+
+    metric = CaptionScores()
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    for number in shares[rank]:
+        metric.update([SAID[number]], [WRITTEN[number]])
+    return {name: float(value) for name, value in metric.compute().items()}
+
+
+@pytest.mark.filterwarnings("ignore:CIDEr of")
+@pytest.mark.parametrize("shares", [[[0, 1, 4], [2, 3]], [[4], [0, 1, 2, 3]]], ids=["both", "one has nothing"])
+def test_captions_dealt_to_processes_are_measured_together(shares):
+    whole = dealt([[0, 1, 2, 3]])
+    assert on_pool(2, dealt, shares) == [pytest.approx(whole)] * 2 and all(whole.values())
