@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 from mae_vlm.cli.automatic import decoder_for
 from mae_vlm.encoders.arithmetic import masked_step
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.objectives.pixels import Pixels
 from mae_vlm.tokens.masking import RandomMask

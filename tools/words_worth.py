@@ -20,7 +20,7 @@ from torch import Tensor
 from mae_vlm.cli.training import Training
 from mae_vlm.data.sources.parts.scene_drawing import COLOURS, SHAPES
 from mae_vlm.data.sources.parts.scene_words import GROUND_WORDS
-from mae_vlm.encoders.towers import Features
+from mae_vlm.encoders.features import Features
 from mae_vlm.learners.pretrain import Pretrainer
 from mae_vlm.objectives.masked_language import MaskedLanguage
 from mae_vlm.objectives.matching import Matching

@@ -14,6 +14,7 @@ from torchvision.io import encode_png
 from mae_vlm import storage
 from mae_vlm.callbacks.curves import Curves
 from mae_vlm.callbacks.expendable import expendable
+from mae_vlm.callbacks.word_pictures import word_pictures
 from mae_vlm.encoders.attention import attention_pictures
 from mae_vlm.encoders.contact_sheet import shown_channels
 from mae_vlm.encoders.feature_colours import colour_pictures
@@ -24,12 +25,13 @@ from mae_vlm.types import Batch
 class Pictures(Callback):
     """Draws after each validation: ``pictures/<name>_<step>.png`` and the tag ``pictures/<name>``.
 
-    The names are those of the objectives' pictures (``reconstruction``), ``attention`` (where the last block's class token and a chosen
+    The names are those of the objectives' pictures (``reconstruction``), in pretraining with captions ``retrieved`` and ``words``
+    (:func:`mae_vlm.callbacks.word_pictures.word_pictures`), ``attention`` (where the last block's class token and a chosen
     patch look) and ``features`` (the main directions of the patch features as colours), always of the same validation pictures.
 
     Args:
         count: how many validation pictures, always the first ones.
-        encoder: draw ``attention`` and ``features`` too; two more forward passes of ``count`` pictures at each validation.
+        encoder: draw ``attention``, ``features`` and what words see too; two more forward passes of ``count`` pictures at each validation.
 
     Raises:
         ValueError: a count below 1.
@@ -68,6 +70,9 @@ class Pictures(Callback):
             for head in getattr(pl_module, "heads", {}).values():
                 for name, picture_CHW in head.pictures(head(features), batch).items():
                     self._show(trainer, name, picture_CHW.float().cpu())
+            if self.encoder and pl_module.towers.text is not None and not hasattr(pl_module, "heads"):
+                for name, sheet in word_pictures(pl_module.towers, features).items():
+                    self._show(trainer, name, sheet.float().cpu())
             if self.encoder:
                 seen = {"features": colour_pictures, "attention": attention_pictures}
                 seeing = features.window(0, 0)  # all of a picture, unless it is larger than the encoder's
@@ -85,7 +90,9 @@ class Pictures(Callback):
         png = encode_png((picture_CHW * 255).round().to(torch.uint8)).numpy()
         with expendable(f"a picture in {file.parent}"):
             storage.write_whole(file, lambda opened: opened.write(png))
-            self.newest = file if name not in ("features", "attention") else self.newest  # what the closing lines point at
+            self.newest = (
+                file if name not in ("features", "attention", "retrieved", "words") else self.newest
+            )  # what the closing lines point at
         for logger in trainer.loggers:
             if isinstance(logger, Curves):
                 logger.log_picture(f"pictures/{name}", picture_CHW, step)

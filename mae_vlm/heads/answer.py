@@ -11,7 +11,8 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from mae_vlm.data.summary import Summary
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.heads.base import Head
 from mae_vlm.heads.parts.word_drawing import word_sheet
 from mae_vlm.pairing.answer_scores import AnswerScores

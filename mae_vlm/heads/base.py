@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from mae_vlm.data.summary import Summary
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.types import Answer, Batch, Loss, Prediction
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from mae_vlm.data.summary import Summary
-from mae_vlm.encoders.towers import Features, Towers, chosen_captions
+from mae_vlm.encoders.features import Features, chosen_captions
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.heads.base import Head
 from mae_vlm.heads.parts.beam_search import Beams, Spoken, beam_search
 from mae_vlm.heads.parts.caption_scores import CaptionScores

@@ -14,7 +14,8 @@ from torch.nn import functional
 from torchmetrics import MetricCollection
 
 from mae_vlm.data.summary import Summary
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.heads.base import Head
 from mae_vlm.heads.parts.class_metrics import class_metrics, class_tables, value_metrics
 from mae_vlm.heads.parts.class_names import check_classes

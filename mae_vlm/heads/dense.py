@@ -17,7 +17,8 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from mae_vlm.data.summary import Summary
 from mae_vlm.data.targets import BOXES
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.heads.base import Head
 from mae_vlm.heads.parts.box_answers import check_classes, drawn, known, measure, predictions
 from mae_vlm.heads.parts.box_metrics import BoxPrecision, box_tables

@@ -20,7 +20,8 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from mae_vlm.data.summary import Summary
 from mae_vlm.data.targets import BOXES, MASKS
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.heads.base import Head
 from mae_vlm.heads.parts import box_answers
 from mae_vlm.heads.parts.box_metrics import BoxPrecision, box_tables

@@ -13,8 +13,9 @@ from torchmetrics import MetricCollection
 
 from mae_vlm.data.summary import Summary
 from mae_vlm.data.targets import MASKS, SEMANTIC
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.passes import Held
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.heads.base import Head
 from mae_vlm.heads.parts import mask_answers
 from mae_vlm.heads.parts.annealing import attention_mask, masked_share

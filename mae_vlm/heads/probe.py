@@ -14,7 +14,8 @@ from torchmetrics import MeanMetric, MetricCollection
 
 from mae_vlm.data.split import name_hash
 from mae_vlm.data.summary import Summary
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.heads.base import Head
 from mae_vlm.heads.parts.attentive_pool import AttentivePool
 from mae_vlm.heads.parts.class_metrics import class_metrics, class_tables

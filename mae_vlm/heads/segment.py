@@ -17,7 +17,8 @@ from torchmetrics import MetricCollection
 from mae_vlm.data.summary import Summary
 from mae_vlm.data.targets import SEMANTIC, outward
 from mae_vlm.encoders.contact_sheet import contact_sheet, shown_channels
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.heads.base import Head
 from mae_vlm.heads.parts.decoder import Convolution, Decoder, Linear
 from mae_vlm.heads.parts.palette import painted, palette

@@ -13,10 +13,11 @@ from torchmetrics import MetricCollection
 
 from mae_vlm.data.summary import Summary
 from mae_vlm.encoders.arithmetic import encoder_step
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.base import Fusion
 from mae_vlm.encoders.lora import Lora, adapt
 from mae_vlm.encoders.text.base import TextTower
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.encoders.weights import Filled, fill, fill_words
 from mae_vlm.heads.base import Head

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from mae_vlm.encoders.arithmetic import encoder_step
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.base import Fusion
 from mae_vlm.encoders.teacher import copied, follow
 from mae_vlm.encoders.text.base import TextTower
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
+from mae_vlm.encoders.weights import Filled, fill
 from mae_vlm.learners.optim import AdamW
 from mae_vlm.learners.sharding import blocks, shard
 from mae_vlm.learners.terms import Ahead, Means, Shares, ahead, configured, keep, log_means, log_step
@@ -42,6 +44,8 @@ class Pretrainer(LightningModule):
             For objectives that contrast the pictures of a batch with each other, on devices that cannot hold a large one.
         teacher: decay of a moving average of the towers, as .995, for objectives that learn from it; kept in checkpoints.
         compile: compile each transformer block with torch.compile (minutes at the start; pays on long GPU runs).
+        weights: a run, or a file, folder or hub name of another format, whose encoder (and decoder) training starts from. The CLI reads
+            it; in a program of your own call :meth:`adopt`.
 
     Raises:
         ValueError: no objective, a mask that does not fit the grid, an objective's options, or a tower that it needs and lacks.
@@ -58,6 +62,7 @@ class Pretrainer(LightningModule):
         chunks: int = 1,
         teacher: float | None = None,
         compile: bool = False,
+        weights: str | None = None,
     ) -> None:
         super().__init__()
         if not objectives:
@@ -67,7 +72,7 @@ class Pretrainer(LightningModule):
         self.masking = masking
         self.objectives = nn.ModuleDict({name: build(self.towers) for name, build in objectives.items()})
         self.optimizer, self.chunks = optimizer, chunks
-        self.compile_blocks = compile
+        self.compile_blocks, self.weights, self.adopted = compile, weights, False
         self._check_towers()
         self.decay, self.teacher = teacher, None if teacher is None else copied(self.towers)
         if (teacher is None) == ("teacher" in self.views):
@@ -86,7 +91,9 @@ class Pretrainer(LightningModule):
             raise ValueError(
                 f"chunks {self.chunks} given, but {norms[0]} normalises over a batch, which parts would change; set chunks to 1"
             )
-        views = {view for objective in self._parts().values() for view in objective.views}
+        views = self.views
+        if not views & {"masked", "full", "fused"}:
+            raise ValueError(f"no objective looks at pictures: {', '.join(self._parts())} read words alone; add one that does, as pixels")
         for view, tower, told in (("text", self.towers.text, "text"), ("fused", self.towers.fusion, "fusion")):
             if tower is not None and view not in views:  # DDP would wait for its gradients
                 raise ValueError(f"model.{told} is given, but no objective looks at it; leave it out, or add an objective that does")
@@ -96,11 +103,24 @@ class Pretrainer(LightningModule):
         """What the objectives look at: see :class:`Objective`."""
         return frozenset(view for objective in self._parts().values() for view in objective.views)
 
+    def adopt(self, weights: dict[str, Tensor], grid: tuple[int, int]) -> Filled:
+        """Start from an encoder's ``weights``, trained on ``grid`` (rows, columns of patches); see ``mae_vlm.encoders.weights``."""
+        self.adopted = True
+        filled = fill(self.towers.image, weights, grid)
+        if self.teacher is not None:
+            self.teacher.load_state_dict(self.towers.state_dict())
+        return filled
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.adopted = True
+
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, ModelParallelStrategy):
             shard(self, self.trainer.strategy.root_device)
 
     def on_fit_start(self) -> None:
+        if self.weights is not None and not self.adopted:
+            raise ValueError(f"weights {self.weights} are not read; the command line does it, in a program call Pretrainer.adopt")
         if self.compile_blocks:  # per block, in place: the learner's own logging would break the graph, and names stay
             for block in blocks(self):
                 block.compile(dynamic=False)

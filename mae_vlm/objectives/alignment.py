@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.objectives.base import Objective
 from mae_vlm.pairing.transport import transport
 from mae_vlm.tokens.words import Words
@@ -32,10 +33,9 @@ class Alignment(Objective):
         ValueError: a fusion tower is missing, or an option is not positive. One that keeps no tokens is told at the first step.
     """
 
-    views = ("full", "text", "fused")
-
     def __init__(self, towers: Towers, weight: float = 0.1, beta: float = 0.5, iterations: int = 50) -> None:
         super().__init__(towers, weight)
+        self.views = towers.told_fusion().views
         if beta <= 0 or iterations < 1:
             raise ValueError(f"beta {beta} and iterations {iterations} given, both must be positive")
         if not towers.told_fusion().tokens:

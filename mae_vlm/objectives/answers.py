@@ -7,7 +7,8 @@ from typing import ClassVar
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.objectives.base import Objective
 from mae_vlm.pairing.answer_scores import AnswerScores
 from mae_vlm.pairing.answering import Answered, Answering
@@ -29,7 +30,6 @@ class Answers(Objective):
         ValueError: a tower is missing, or an option out of its range.
     """
 
-    views = ("full", "text", "fused")
     learns: ClassVar[str] = "answers"
 
     def __init__(
@@ -44,6 +44,7 @@ class Answers(Objective):
         picture: bool = True,
     ) -> None:
         super().__init__(towers, weight)
+        self.views = towers.told_fusion().views
         self.answering = Answering(towers, classes, loss, questions, picture)
 
     def forward(self, features: Features, batch: Batch) -> Loss:

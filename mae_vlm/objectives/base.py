@@ -8,7 +8,8 @@ from typing import ClassVar
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.types import Batch, Loss
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.objectives.base import Objective
 from mae_vlm.pairing.captioning import Captioning, Told
 from mae_vlm.types import Batch, Loss
@@ -23,10 +24,9 @@ class Caption(Objective):
         ValueError: a tower is missing or cannot read causally.
     """
 
-    views = ("full", "text", "fused")
-
     def __init__(self, towers: Towers, weight: float = 2.0, smoothing: float = 0.1, prompt: str = "", picture: bool = True) -> None:
         super().__init__(towers, weight)
+        self.views = towers.told_fusion().views
         self.captioning = Captioning(towers, smoothing, prompt, picture)
 
     def forward(self, features: Features, batch: Batch) -> Loss:

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.joint import Embedded
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.objectives.base import Objective
 from mae_vlm.pairing.contrast import sigmoid_contrast, softmax_contrast
 from mae_vlm.pairing.pairs import Pairs, identities, pairs

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.text.base import EncodedText
 from mae_vlm.encoders.text.word_head import WordHead
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.objectives.base import Objective
 from mae_vlm.tokens.masked_words import MaskedWords, mask_words
 from mae_vlm.types import Batch, Loss, Term

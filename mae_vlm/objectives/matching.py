@@ -10,7 +10,8 @@ from typing import ClassVar
 from torch import Tensor
 from torch.nn import functional
 
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.objectives.base import Objective
 from mae_vlm.pairing.matched import Longest, count, matched, telling
 from mae_vlm.pairing.pairs import pairs

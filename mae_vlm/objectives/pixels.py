@@ -10,7 +10,8 @@ from torch import Tensor
 
 from mae_vlm.encoders.arithmetic import blocks, linear
 from mae_vlm.encoders.contact_sheet import contact_sheet
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.objectives.base import Objective
 from mae_vlm.objectives.parts.pixel_decoder import PixelDecoder
 from mae_vlm.tokens.patchify import take, unpatchify

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.pairing.blind import shown
 from mae_vlm.tokens.answers import normal, people
 from mae_vlm.tokens.chance import uniform

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.passes import Held
 from mae_vlm.encoders.text.word_head import WordHead
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.pairing.blind import shown
 from mae_vlm.tokens.words import Words
 from mae_vlm.types import Encoded, Term

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.text.base import EncodedText, TextTower
-from mae_vlm.encoders.towers import Features
 from mae_vlm.pairing.gather import gather, processes
 from mae_vlm.pairing.pairs import Pairs
 from mae_vlm.tokens.chance import uniform

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mae_vlm.data.split import name_hash
-from mae_vlm.encoders.towers import Features
+from mae_vlm.encoders.features import Features
 from mae_vlm.pairing.gather import first_row, gather
 
 

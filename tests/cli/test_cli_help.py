@@ -21,7 +21,10 @@ def ask(words, tmp_path):
     return in_new_process(cwd=tmp_path, launcher=("-c", ASK.format(words=words)))
 
 
-@pytest.mark.parametrize("words", [["--help"], ["-h"], [], ["help"], ["convert", "--help"], ["push", "--help"], ["vocabulary", "--help"], ["doctor", "--help"], ["--version"]], ids=str)
+HELP = [[verb, "--help"] for verb in ("convert", "push", "vocabulary", "index", "search", "zeroshot", "doctor")]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["-h"], [], ["help"], *HELP, ["--version"]], ids=str)
 def test_help_imports_nothing_heavy(words, tmp_path):
     answer = ask(words, tmp_path)
     assert answer.returncode == 0, answer.stderr

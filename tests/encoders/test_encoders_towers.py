@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.tokens.masking import RandomMask
 from mae_vlm.types import Batch

@@ -11,8 +11,8 @@ from captioned import a_batch, stirred, towers
 from torch.nn import functional
 
 from mae_vlm.data.summary import Summary
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.cross import CrossAttention
-from mae_vlm.encoders.towers import Features
 from mae_vlm.heads.answer import AnswerQuestions
 from mae_vlm.objectives.answers import Answers
 from mae_vlm.types import Question

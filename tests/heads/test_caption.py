@@ -11,10 +11,11 @@ from captioned import CAPTIONS, a_batch, an_image, stirred, towers
 from torch.nn import functional
 
 from mae_vlm.data.summary import Summary
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.cross import CrossAttention
 from mae_vlm.encoders.fusion.early import Early
 from mae_vlm.encoders.fusion.late import Late
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.heads.caption import Caption
 from mae_vlm.objectives.caption import Caption as Objective
 from mae_vlm.pairing.captioning import begun

@@ -11,7 +11,8 @@ from torch.nn import functional
 from torchmetrics.functional.classification import multiclass_calibration_error, multiclass_f1_score
 
 from mae_vlm.data.summary import Summary
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.heads.classify import Classify
 from mae_vlm.heads.parts.class_metrics import class_metrics, class_tables

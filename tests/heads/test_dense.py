@@ -13,7 +13,8 @@ from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
 
 from mae_vlm.data.module import Data
 from mae_vlm.data.summary import Summary
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.heads.dense import Dense
 from mae_vlm.heads.parts.boxes import decode

@@ -14,7 +14,8 @@ from torchvision.models.detection.roi_heads import fastrcnn_loss
 from torchvision.ops import roi_align
 
 from mae_vlm.data.summary import Summary
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.heads.mask_rcnn import MaskRcnn, _known
 from mae_vlm.heads.parts.keyed_sampler import KeyedSampler

@@ -7,7 +7,8 @@ import torch
 from rectangles import QUERIES, TASKS, a_batch, a_head, a_sample, the_truth
 
 from mae_vlm.data.summary import Summary
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.heads.masks import Masks
 from mae_vlm.learners.terms import Shares

@@ -13,7 +13,8 @@ import timm
 import torch
 from transformers import EomtConfig, EomtForUniversalSegmentation
 
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.heads.masks import Masks
 from mae_vlm.heads.parts.mask_set_loss import CANDIDATES, MATCH, RANDOM, STREAMS

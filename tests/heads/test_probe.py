@@ -14,7 +14,8 @@ from torch.nn import functional
 
 from mae_vlm.data.split import name_hash
 from mae_vlm.data.summary import Summary
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.heads.parts.frozen_norm import FrozenNorm
 from mae_vlm.heads.parts.halves_knn import HalvesKnn

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mae_vlm.data.summary import Summary
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.heads.queries import Queries
 from mae_vlm.types import Answer, Batch, Frame, Target

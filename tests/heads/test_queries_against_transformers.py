@@ -14,7 +14,8 @@ import torch
 from transformers import LwDetrConfig, LwDetrForObjectDetection
 from transformers.models.lw_detr.modeling_lw_detr import LwDetrLayerNorm
 
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.heads.queries import Queries
 from mae_vlm.types import Batch, Frame, Target

@@ -13,7 +13,8 @@ from rectangles import a_batch as of_samples
 
 from mae_vlm.data.framing import Fit
 from mae_vlm.data.targets import target_of
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.heads.parts.query_masks import MASK_WEIGHTS
 from mae_vlm.heads.queries import Queries

@@ -17,7 +17,8 @@ from mae_vlm.data.framing import Fit
 from mae_vlm.data.module import Data
 from mae_vlm.data.summary import Summary
 from mae_vlm.data.targets import nearest
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.heads import segment
 from mae_vlm.heads.parts.palette import palette

@@ -10,9 +10,9 @@ import torch
 from captioned import CAPTIONS, a_batch, towers
 from torch.nn import functional
 
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.cross import CrossAttention
 from mae_vlm.encoders.fusion.late import Late
-from mae_vlm.encoders.towers import Features
 from mae_vlm.objectives.alignment import Alignment
 from mae_vlm.pairing.transport import transport
 

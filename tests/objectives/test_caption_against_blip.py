@@ -15,8 +15,9 @@ from captioned import a_batch, a_text, an_image
 from transformers import BlipTextConfig
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.cross import CrossAttention
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.objectives.caption import Caption
 
 LAYERS = 2

@@ -8,7 +8,8 @@ import pytest
 import torch
 from captioned import CAPTIONS, a_batch, towers
 
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.objectives.image_text import SigmoidContrast, SoftmaxContrast
 from mae_vlm.pairing.contrast import sigmoid_contrast, softmax_contrast

@@ -9,9 +9,10 @@ import pytest
 import torch
 from captioned import CAPTIONS, a_batch, towers
 
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.cross import CrossAttention
 from mae_vlm.encoders.fusion.early import Early
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.objectives.matching import Matching
 from mae_vlm.pairing.matched import _drawn, _negatives
 from mae_vlm.pairing.pairs import pairs

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mae_vlm.encoders.towers import Features
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.learners.optim import AdamW
 from mae_vlm.learners.pretrain import Pretrainer

@@ -9,11 +9,12 @@ import transformers
 from captioned import a_batch, an_image, vocabulary_file
 from torch.nn import functional
 
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.cross import CrossAttention
 from mae_vlm.encoders.fusion.early import Early
 from mae_vlm.encoders.joint import Embedded
 from mae_vlm.encoders.text.transformer import Transformer
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.objectives.image_text import SigmoidContrast, SoftmaxContrast
 from mae_vlm.objectives.masked_language import MaskedLanguage
 from mae_vlm.objectives.matching import Matching

@@ -12,7 +12,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from mae_vlm.encoders.towers import Features
+from mae_vlm.encoders.features import Features
 from mae_vlm.types import TokenSpace
 
 

@@ -9,12 +9,13 @@ import torch
 from captioned import a_batch, towers
 from torch.utils.flop_counter import FlopCounterMode
 
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.additive import Additive, AdditiveAttention
 from mae_vlm.encoders.fusion.coattention import CoAttention
 from mae_vlm.encoders.fusion.cross import CrossAttention
 from mae_vlm.encoders.fusion.early import Early
 from mae_vlm.encoders.fusion.late import Late
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.towers import Towers
 
 FUSIONS = {
     "cross": (CrossAttention, {"depth": 2, "heads": 2}),

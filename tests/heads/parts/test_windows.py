@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.heads.parts.windows import corners, through_windows
 from mae_vlm.types import Batch
