@@ -9,7 +9,11 @@ from typing import Any
 import lightning.pytorch as pl
 import pyarrow
 import pyarrow.parquet
+import torch
 from lightning.pytorch.callbacks import BasePredictionWriter
+from torch import Tensor
+
+from mae_vlm.types import Prediction
 
 
 class Embeddings(BasePredictionWriter):
@@ -37,17 +41,27 @@ class Embeddings(BasePredictionWriter):
         batch_idx: int,
         dataloader_idx: int,
     ) -> None:
-        features_BD = prediction["features"]
-        if not len(features_BD):  # this process's part of the last batch was only filled up
+        ids, features_BD = _found(prediction)
+        if not ids:  # this process's part of the last batch was only filled up
             return
         values = pyarrow.array(features_BD.flatten().numpy())
-        table = pyarrow.table({"id": prediction["id"], "features": pyarrow.FixedSizeListArray.from_arrays(values, features_BD.shape[1])})
+        table = pyarrow.table({"id": ids, "features": pyarrow.FixedSizeListArray.from_arrays(values, features_BD.shape[1])})
         if self._writer is None:
             self.out.mkdir(parents=True, exist_ok=True)
             self._writer = pyarrow.parquet.ParquetWriter(self.out / f"features_{trainer.global_rank}.parquet", table.schema)
         self._writer.write_table(table)
-        self.count += len(features_BD)
+        self.count += len(ids)
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self._writer is not None:
             self._writer.close()
+
+
+def _found(prediction: Any) -> tuple[list[str], Tensor]:
+    """Names and features ``[B, D]``: of a pretrained encoder, or a head's embeddings (of several side by side)."""
+    if "features" in prediction:
+        return prediction["id"], prediction["features"]
+    rows: list[list[Prediction]] = list(prediction.values())
+    ids = [one.id for one in rows[0]]
+    own = [torch.stack([one.embedding for one in some if one.embedding is not None]) for some in rows if some]
+    return ids, torch.cat(own, dim=1) if own else torch.zeros(0, 0)

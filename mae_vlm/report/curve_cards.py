@@ -10,6 +10,7 @@ from mae_vlm.report.recorded import Recorded
 _CONTROLS = {"predict_zero": "predicting zero", "other_picture": "against another picture"}
 _SHARES = re.compile(r"(_r\d+|accuracy|top\d|recall|_acc)$")
 _HIDDEN = {"epoch", "hp_metric"}
+_WAYS = {"text_to_image": "picture by its words", "image_to_text": "words by their picture"}
 _RARE = {"Steps with bad numbers"}  # shown only where there are any
 
 # title, unit, note, log axis, axis from 0, tags with their names in the legend
@@ -39,6 +40,22 @@ _FIXED: list[tuple[str, str, str, bool, bool, dict[str, str]]] = [
         False,
         False,
         {"probe/linear": "linear probe", "probe/knn": "kNN"},
+    ),
+    (
+        "Retrieval",
+        "share found, validation",
+        "Of all captions and pictures; the number is how many of the first may hold the right one.",
+        False,
+        True,
+        {f"val/{way}_r{k}": f"{words}, {k}" for way, words in _WAYS.items() for k in (1, 5, 10)},
+    ),
+    (
+        "Median rank of retrieval",
+        "1: found at once",
+        "",
+        True,
+        False,
+        {f"val/{way}_median_rank": words for way, words in _WAYS.items()},
     ),
     (
         "Effective rank of the features",

@@ -10,7 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from mae_vlm.encoders.towers import Features
+from mae_vlm.encoders.features import Features
 from mae_vlm.objectives.pixels import Pixels
 from mae_vlm.types import Batch, Loss
 

@@ -5,7 +5,8 @@ from functools import partial
 import pytest
 import torch
 
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.learners.optim import AdamW
 from mae_vlm.learners.pretrain import Pretrainer

@@ -12,8 +12,8 @@ from captioned import CAPTIONS, a_batch, towers
 from process_pool import on_pool
 from torch.nn import functional
 
+from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.joint import Embedded
-from mae_vlm.encoders.towers import Features
 from mae_vlm.pairing.contrast import sigmoid_contrast, softmax_contrast
 from mae_vlm.pairing.gather import first_row, gather, processes
 from mae_vlm.pairing.pairs import Pairs, identities, pairs

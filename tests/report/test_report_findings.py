@@ -151,24 +151,40 @@ def test_duplicates_are_told_from_a_sample(total, read_, pairs, names):
 # --- words: no recorded run has captions yet, so image-text curves are laid beside a healthy run's pixels
 
 
-def captioned(loss, recall, steps=400, batch=64, pictures=500):
+def captioned(loss, recall, steps=400, batch=64, pictures=500, term="contrast", kind="SoftmaxContrast"):
     facts = read(RECORDED / "scenes").facts
     recorded = run(
         "scenes", facts=facts | {"batch_size": batch, "step": steps, "data": facts["data"] | {"val": pictures, "captions": True}}
     )
-    config = recorded.config | {"model": {"objectives": {"pixels": {}, "image_text": {}}}}
+    config = recorded.config | {"model": {"objectives": {"pixels": {}, "image_text": {"class_path": kind}}}}
     at = [steps * part // 9 for part in range(10)]
     curves = {
-        "train/image_text/loss": [(step, loss(step / steps)) for step in at],
+        f"train/image_text/{term}": [(step, loss(step / steps)) for step in at],
         "val/image_text/text_to_image_r1": [(step, recall(step / steps)) for step in at],
     }
     return replace(recorded, config=config, curves=recorded.curves | curves)
 
 
 def test_captions_in_another_order_than_their_pictures_are_found():
-    verdict = judge(captioned(lambda part: math.log(64) + 0.02 - 0.03 * part, lambda part: 0.002 + 0.001 * (part > 0.5)))
-    assert verdict.names == ["shuffled-captions"]
-    assert "ln(64) = 4.159" in verdict.findings[0].evidence[1]
+    for term in ("contrast", "loss"):
+        verdict = judge(captioned(lambda part: math.log(64) + 0.02 - 0.03 * part, lambda part: 0.002 + 0.001 * (part > 0.5), term=term))
+        assert verdict.names == ["shuffled-captions"]
+        assert f"train/image_text/{term}" in verdict.findings[0].evidence[1] and "ln(64) = 4.159" in verdict.findings[0].evidence[1]
+
+
+def test_a_sigmoid_contrast_is_judged_by_what_it_retrieves_alone():
+    verdict = judge(captioned(lambda part: 2.0 - part, lambda part: 0.002, kind="SigmoidContrast"))
+    assert verdict.names == ["shuffled-captions"] and "ln(" not in verdict.findings[0].evidence[1]
+    assert "shuffled-captions" not in judge(captioned(lambda part: 2.0, lambda part: 0.05, kind="SigmoidContrast")).names
+
+
+def test_captions_of_a_head_that_retrieves_are_judged_too():
+    told = captioned(lambda part: math.log(64), lambda part: 0.002)
+    curves = {
+        "train/retrieve/contrast": told.curves["train/image_text/contrast"],
+        "val/text_to_image_r1": told.curves["val/image_text/text_to_image_r1"],
+    }
+    assert "shuffled-captions" in judge(replace(told, config={}, curves=curves)).names
 
 
 @pytest.mark.parametrize(
