@@ -37,7 +37,7 @@ class Joint(nn.Module):
         ValueError: another view or pool.
     """
 
-    def __init__(self, image_width: int, text_width: int, width: int = 256, view: str = "full", pool: str = "first") -> None:
+    def __init__(self, image_width: int, text_width: int, width: int = 256, view: str = "full", pool: str = "mean") -> None:
         super().__init__()
         if view not in ("full", "masked") or pool not in POOLS:
             raise ValueError(f"view {view!r} and pool {pool!r} given, allowed are full and masked, and {', '.join(POOLS)}")

@@ -35,7 +35,7 @@ class _Contrast(Objective):
 
     contrasts: ClassVar[bool] = True
 
-    def __init__(self, towers: Towers, weight: float = 1.0, width: int = 256, view: str = "full", pool: str = "first") -> None:
+    def __init__(self, towers: Towers, weight: float = 1.0, width: int = 256, view: str = "full", pool: str = "mean") -> None:
         super().__init__(towers, weight)
         towers.join(width, view, pool)
         self.views = (view, "text")
@@ -78,7 +78,7 @@ class SoftmaxContrast(_Contrast):
     The scale is learned, from 1 / .07, and kept from 1 to 100. See :func:`mae_vlm.pairing.contrast.softmax_contrast`.
     """
 
-    def __init__(self, towers: Towers, weight: float = 1.0, width: int = 256, view: str = "full", pool: str = "first") -> None:
+    def __init__(self, towers: Towers, weight: float = 1.0, width: int = 256, view: str = "full", pool: str = "mean") -> None:
         super().__init__(towers, weight, width, view, pool)
         self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
@@ -99,7 +99,7 @@ class SigmoidContrast(_Contrast):
     Scale from 10 and bias from -10 are learned. See :func:`mae_vlm.pairing.contrast.sigmoid_contrast`.
     """
 
-    def __init__(self, towers: Towers, weight: float = 1.0, width: int = 256, view: str = "full", pool: str = "first") -> None:
+    def __init__(self, towers: Towers, weight: float = 1.0, width: int = 256, view: str = "full", pool: str = "mean") -> None:
         super().__init__(towers, weight, width, view, pool)
         self.log_scale = nn.Parameter(torch.tensor(math.log(10)))
         self.bias = nn.Parameter(torch.tensor(-10.0))
