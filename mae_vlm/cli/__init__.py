@@ -16,7 +16,7 @@ COMMANDS = {
     "doctor": "is the loader or the model the bottleneck: doctor --config X",
     "tune": "a batch size and a learning rate, found in some minutes: tune --config X [--batch-size] [--lr]",
     "ablate": "which setting earns its cost: ablate --config X --vary KEY=V1,V2 --seeds 3 --steps N",
-    "convert": "write a run's encoder in another format: convert RUN --to timm --out DIR",
+    "convert": "any model in another format: convert SRC --to native|timm|transformers|facebook|onnx --out DIR",
     "push": "upload a run with a model card, private by default: push RUN --repo org/name --license WORD",
     "vocabulary": "learn a vocabulary from the captions of a collection: vocabulary --data.path DATA --out FILE",
     "index": "a folder of pictures as an index to search: index FOLDER --weights RUN --out INDEX",

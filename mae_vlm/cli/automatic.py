@@ -11,18 +11,17 @@ from datetime import timedelta
 from functools import partial
 from typing import Any
 
-from mae_vlm.cli import answering, finetuning, wording
+from mae_vlm.cli import answering, continuing, finetuning, wording
 from mae_vlm.cli.chooser import Choice, Chooser
+from mae_vlm.cli.continuing import PIXELS, PRETRAINER
 from mae_vlm.cli.machine import Machine
+from mae_vlm.convert.found import TIMM_VIT, VIT
 from mae_vlm.data.sources.base import Source
 from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, automatic_workers
 from mae_vlm.encoders.arithmetic import masked_step
 from mae_vlm.learners.optim import default_base_lr
 from mae_vlm.types import TokenSpace, sides
 
-PRETRAINER = "mae_vlm.learners.pretrain.Pretrainer"
-VIT = "mae_vlm.encoders.vit.Vit"
-PIXELS = "mae_vlm.objectives.pixels.Pixels"
 ADAMW = "mae_vlm.learners.optim.AdamW"
 
 
@@ -44,11 +43,14 @@ def choose(
     if start is not None:
         finetuning.encoder_as(chooser, start)
         finetuning.words_as(chooser, start)
+        continuing.words_as(chooser, start.words, start.weights, start.explicit)
     _data(chooser)
     if train is not None and training:
         wording.words(chooser, train, said)
     if str(chooser.get("model.class_path")) == PRETRAINER:
         _encoder(chooser)
+        if start is not None and start.decoder is not None:
+            continuing.decoder_as(chooser, start.decoder, start.weights, start.explicit)
         _decoder(chooser)
     elif finetuning.is_one(chooser):
         _encoder(chooser)
@@ -102,7 +104,7 @@ def _batch_size(c: Chooser) -> tuple[int, str]:
 
 def _encoder(c: Chooser) -> None:
     at = "model.init_args.encoder.init_args"
-    if c.get("model.init_args.encoder.class_path") != VIT:
+    if c.get("model.init_args.encoder.class_path") not in (VIT, TIMM_VIT):
         return
     for name in ("image_size", "channels", "mean", "std"):
         value = c.get(f"data.{name}")
@@ -161,6 +163,11 @@ def decoder_for(width: int) -> tuple[int, int, str]:
 def _encoder_sizes(c: Chooser) -> tuple[int, int]:
     at = "model.init_args.encoder.init_args"
     name = c.get(f"{at}.name")
+    if c.get("model.init_args.encoder.class_path") == TIMM_VIT:
+        from mae_vlm.convert.timm_vit import TimmVit
+
+        timm_vit = TimmVit(name, c.get(f"{at}.arguments"), image_size=c.get(f"{at}.image_size"))
+        return timm_vit.width, len(timm_vit.vit.blocks)
     if name is None:
         return int(c.get(f"{at}.width") or 768), int(c.get(f"{at}.depth") or 12)
     import torch
@@ -192,6 +199,11 @@ def _trainer(c: Chooser, training: bool) -> None:
         return
     if finetuning.is_one(c):
         finetuning.rates(c)
+    elif c.get("model.init_args.weights") is not None:
+        rate = min(default_base_lr(steps), continuing.BASE_LR)
+        c.fill(
+            "model.init_args.optimizer.init_args.base_lr", lambda: (rate, "goes on from trained weights: the paper's of long runs at most")
+        )
     else:
         c.fill("model.init_args.optimizer.init_args.base_lr", lambda: (default_base_lr(steps), f"for {steps:,} optimizer steps"))
 
@@ -237,7 +249,9 @@ def _step_seconds(c: Chooser) -> float:
     """Expected time of a step, taking half of the measured matrix rate as reachable."""
     height, width = sides(c.get("data.image_size"))
     at = "model.init_args.encoder.init_args"
-    space = TokenSpace(height, width, int(c.get(f"{at}.patch") or 16), int(c.get("data.channels")))
+    space = TokenSpace(
+        height, width, int(c.get(f"{at}.patch") or (c.get(f"{at}.arguments") or {}).get("patch_size") or 16), int(c.get("data.channels"))
+    )
     encoder_width, depth = _encoder_sizes(c)
     decoder_width, decoder_depth, _ = decoder_for(encoder_width)
     visible = max(1, int(space.patches * 0.25))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -13,14 +13,18 @@ from lightning.pytorch.callbacks import Callback
 
 from mae_vlm.callbacks.embeddings import Embeddings
 from mae_vlm.callbacks.predictions import Predictions
+from mae_vlm.cli import continuing
 from mae_vlm.cli.chooser import Choice, Chooser
 from mae_vlm.cli.console import say
-from mae_vlm.convert import native
+from mae_vlm.convert import native, native_run, trust
+from mae_vlm.convert.channels import adapted
+from mae_vlm.convert.found import TIMM_VIT, VIT
+from mae_vlm.convert.timm_vit import TimmVit
 from mae_vlm.data.summary import Summary
 from mae_vlm.heads.base import Head
 from mae_vlm.learners.finetune import Finetuner
 from mae_vlm.learners.optim import default_finetuning_lr
-from mae_vlm.types import sides
+from mae_vlm.learners.pretrain import Pretrainer
 
 FINETUNER = "mae_vlm.learners.finetune.Finetuner"
 EPOCHS = 100  # of MAE's fine-tuning of ViT-B (He et al. 2021, table 9)
@@ -34,34 +38,44 @@ _SEEN = ("image_size", "channels", "mean", "std")  # of the data, too: said ther
 
 
 class Start(NamedTuple):
-    """The towers to start from: their config (of the encoder, of text and fusion), their run, and which keys the user has set."""
+    """The towers to start from: their config (of the encoder, of text and fusion), their run, and which keys the user has set.
+
+    ``decoder`` are the options of its pixel decoder, for a pretraining that goes on with it.
+    """
 
     encoder: dict[str, Any]
     words: dict[str, Any]
     weights: str
     explicit: frozenset[str]
+    decoder: dict[str, Any] | None = None
 
 
 def start(config: dict[str, Any], explicit: Iterable[str]) -> Start | None:
-    """Where a fine-tuning starts, by ``model.weights`` of its config; ``explicit`` are the keys that the user has set.
+    """Where a fine-tuning or a pretraining starts, by ``model.weights`` of its config; ``explicit`` are the keys that the user has set.
 
     Raises:
-        ValueError: there is no checkpoint of ours.
+        ValueError: there is none, or its towers of words are of a class that nobody vouches for.
     """
     model = config.get("model") or {}
     weights = (model.get("init_args") or {}).get("weights")
-    if model.get("class_path") != FINETUNER or weights is None:
+    if model.get("class_path") not in (FINETUNER, continuing.PRETRAINER) or weights is None:
         return None
-    stated, _ = native.stated_encoder(weights)
-    return Start(stated, native.stated_words(weights)[0], str(weights), frozenset(key.replace(".init_args", "") for key in explicit))
+    stated, keys = native.stated_encoder(weights)[0], frozenset(key.replace(".init_args", "") for key in explicit)
+    words = trust.check(native.stated_words(weights)[0], weights, explicit if isinstance(explicit, Mapping) else {})
+    if model["class_path"] == FINETUNER:
+        return Start(stated, words, str(weights), keys)
+    decoder = native_run.read(weights).decoder
+    return Start(stated, words, str(weights), keys, None if decoder is None else decoder.options)
 
 
 def begin(model: Any, summary: Summary, verb: str, afresh: bool) -> None:
-    """Before a run: see that the data fits the heads, and where it begins ``afresh`` take its trained weights; nothing in pretraining.
+    """Before a run: see that the data fits the heads, and where it begins ``afresh`` take its trained weights.
 
     Raises:
         ValueError: the data or the weights do not fit.
     """
+    if isinstance(model, Pretrainer) and afresh and model.weights is not None:
+        say(continuing.adopt(model, model.weights))
     if not isinstance(model, Finetuner):
         return
     if verb != "predict":
@@ -71,8 +85,9 @@ def begin(model: Any, summary: Summary, verb: str, afresh: bool) -> None:
 
 
 def writer(model: Any, out: Path, source: str) -> Callback:
-    """What ``predict`` leaves behind: a fine-tuned model's answers, a pretrained one's features."""
-    return Predictions(out, source) if isinstance(model, Finetuner) else Embeddings(out)
+    """What ``predict`` leaves behind: a fine-tuned model's answers, a pretrained one's features, or where pictures lie beside texts."""
+    answers = isinstance(model, Finetuner) and not all(head.embeds for head in model.heads.values())
+    return Predictions(out, source) if answers else Embeddings(out)
 
 
 def adopt(model: Finetuner, weights: str) -> str:
@@ -81,19 +96,16 @@ def adopt(model: Finetuner, weights: str) -> str:
     Raises:
         ValueError: there is no checkpoint of ours, or its weights don't fit, with both sizes.
     """
-    stated, state = native.stated_encoder(weights)
+    found = native_run.read(weights)
+    state, told_channels = adapted(found.weights, model.towers.image.space.channels)
     if "vit.patch_embed.proj.weight" not in state:
         raise ValueError(f"model.weights {weights}: its checkpoint holds no weights of an encoder; give a run that was trained here")
-    patch = state["vit.patch_embed.proj.weight"].shape[-1]
-    height, width = sides(stated["init_args"].get("image_size") or 224)
     try:
-        filled = model.adopt(state, (height // patch, width // patch))
+        filled = model.adopt(state, continuing.grid_of(found.encoder, state))
     except ValueError as problem:
         raise ValueError(f"model.weights {weights}: {problem}") from problem
-    told = [f"encoder of {weights}: {len(state) - len(filled.unexpected)} weights taken"]
-    told += [filled.resampled] if filled.resampled else []
-    told += [f"missing there and new: {', '.join(filled.missing)}"] if filled.missing else []
-    told += [f"of no use here: {', '.join(filled.unexpected)}"] if filled.unexpected else []
+    told = [continuing.in_words(found, filled), *([told_channels] if told_channels else [])]
+    told += found.told() if found.kind != native_run.OURS else []
     if model.towers.text is not None:
         told += _adopt_words(model, weights)
     return "; ".join(told)
@@ -118,24 +130,57 @@ def is_one(c: Chooser) -> bool:
 def encoder_as(c: Chooser, start: Start) -> None:
     """The encoder's options as in the run it starts from, but for what the user has set here."""
     encoder = c.get("model.init_args.encoder")
+    if isinstance(encoder, dict) and encoder.get("class_path") == VIT and start.encoder["class_path"] == TIMM_VIT:
+        _become(encoder, start)
     if not isinstance(encoder, dict) or encoder.get("class_path") != start.encoder["class_path"]:
         return
-    options = encoder.setdefault("init_args", {})
-    for name, value in start.encoder["init_args"].items():
+    options, there = encoder.setdefault("init_args", {}), start.encoder["init_args"]
+    channels = c.get("data.channels") if "data.channels" in start.explicit else options.get("channels")
+    other = channels is not None and channels != (there.get("channels") or 3)
+    for name, value in there.items():
         said = f"model.encoder.{name}" in start.explicit or (name in _SEEN and f"data.{name}" in start.explicit)
         if value is None or said or name in ("drop_path", "checkpoint_blocks") or options.get(name) == value:
+            continue
+        if other and name in ("channels", "mean", "std"):  # those of its channels say nothing of others
             continue
         options[name] = value
         c.choices.append(Choice(f"model.init_args.encoder.init_args.{name}", value, f"as in {start.weights}"))
 
 
+def _become(encoder: dict[str, Any], start: Start) -> None:
+    """Let the config's plain encoder be the timm encoder whose weights it takes; of its options those stay that the other has, too.
+
+    Raises:
+        ValueError: the user has set a size, which the weights decide.
+    """
+    taken = signature(TimmVit).parameters
+    for key in sorted(start.explicit):
+        where, _, name = key.rpartition(".")
+        if where == "model.encoder" and name not in (*taken, "class_path"):
+            raise ValueError(f"{key} given, but the encoder of {start.weights} is timm's, with sizes of its own; leave it out")
+    said = {key.removeprefix("model.encoder.") for key in start.explicit if key.startswith("model.encoder.")}
+    encoder["class_path"] = TIMM_VIT
+    encoder["init_args"] = {name: value for name, value in (encoder.get("init_args") or {}).items() if name in said}
+
+
 def words_as(c: Chooser, start: Start) -> None:
     """The towers of words as in the run it starts from, where a head looks at them and nobody has named others."""
     kinds = [_class_of(head) for head in (c.get("model.init_args.heads") or {}).values()]
-    views = {view for kind in kinds if kind is not None for view in kind.views}
+    parts = list((c.get("model.init_args.heads") or {}).values())
+    views = {view for kind, part in zip(kinds, parts, strict=True) if kind is not None for view in kind.looks(_options(part))}
     for tower, wanted in (("text", {"text", "fused"}), ("fusion", {"fused"})):
         if views & wanted and tower in start.words:
             c.fill(f"model.init_args.{tower}", partial(_as_there, start.words[tower], start.weights))
+    for name, kind in zip(c.get("model.init_args.heads") or {}, kinds, strict=True):
+        if kind is not None and {"width", "pool"} <= signature(kind).parameters.keys() and "joint" in start.words:
+            options = c.get("model.init_args.heads")[name].setdefault("init_args", {})
+            for option, value in start.words["joint"].items():  # of the space that pictures and texts share there
+                options.setdefault(option, None)
+                c.fill(f"model.init_args.heads.{name}.init_args.{option}", partial(_as_there, value, start.weights))
+
+
+def _options(part: Any) -> dict[str, Any]:
+    return dict((part.get("init_args") if isinstance(part, dict) else None) or {})
 
 
 def _as_there(value: Any, weights: str) -> tuple[Any, str]:

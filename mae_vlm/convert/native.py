@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from mae_vlm import pieces, storage
 from mae_vlm.convert import foreign, hub_run
 from mae_vlm.convert.averaged import chosen
 from mae_vlm.convert.embedder import Embedder
-from mae_vlm.convert.found import Found
+from mae_vlm.convert.found import Found, encoder_class
 from mae_vlm.data import captions
 from mae_vlm.encoders.lora import Lora, merged
 from mae_vlm.encoders.vit import Vit
@@ -145,8 +144,8 @@ def stated_encoder(path: str | Path, weights: str = "raw") -> tuple[dict[str, An
     Raises:
         ValueError: see :func:`read` and :func:`elsewhere`; or the config names none; or the hub does not give it.
     """
-    if (found := elsewhere(path)) is not None:
-        return found.encoder, found.weights
+    if (other := elsewhere(path)) is not None:
+        return other.encoder, other.weights
     if is_name(path):
         return hub_run.stated_encoder(str(path))
     config, state = read(path, weights)
@@ -166,30 +165,34 @@ def stated_encoder(path: str | Path, weights: str = "raw") -> tuple[dict[str, An
 def elsewhere(path: str | Path) -> Found | None:
     """What ``path`` holds where it is of another format than ours (timm, transformers, the MAE paper's code), else None.
 
-    A name on the hub is of another format where it has no config.yaml, which every push of ours puts there.
-
     Raises:
         ValueError: see :func:`mae_vlm.convert.foreign.read`.
     """
-    if is_name(path) and hub_run.is_pushed(str(path)):
-        return None
     return foreign.read(path)
 
 
 def stated_words(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a run's config says of its ``text`` and ``fusion`` towers, where it has them, and the weights of all its towers.
 
+    ``joint`` is the ``width`` and ``pool`` of the space that pictures and texts share, where it has one.
+
     Raises:
         ValueError: see :func:`read`.
     """
     if (found := elsewhere(path)) is not None:
-        return ({}, {}) if found.text is None else ({"text": found.text.stated}, found.text.weights)
+        text = found.text
+        return ({}, {}) if text is None else ({"text": text.stated}, text.weights)
     if is_name(path):
         return {}, {}
     config, state = read(path)
     options = config["model"]["init_args"]
     towers = {name.removeprefix("towers."): value for name, value in state.items() if name.startswith("towers.")}
-    return {name: options[name] for name in ("text", "fusion") if options.get(name) is not None}, towers
+    told = {name: options[name] for name in ("text", "fusion") if options.get(name) is not None}
+    if (space := towers.get("joint.image.weight")) is not None:
+        parts = [part.get("init_args") or {} for room in ("objectives", "heads") for part in (options.get(room) or {}).values()]
+        pools = [str(part["pool"]) for part in parts if part.get("pool") is not None]
+        told["joint"] = {"width": len(space), "pool": pools[0] if pools else "first"}
+    return told, towers
 
 
 def read_encoder(path: str | Path, weights: str = "raw") -> Vit:
@@ -203,7 +206,7 @@ def read_encoder(path: str | Path, weights: str = "raw") -> Vit:
             warnings.warn(f"{path}: {line}", RuntimeWarning, stacklevel=2)
         return found.build()
     stated, state = stated_encoder(path, weights)
-    encoder = _encoder_class(stated["class_path"])(**stated["init_args"])
+    encoder = encoder_class(stated["class_path"])(**stated["init_args"])
     own = encoder.state_dict()
     sizes = [
         f"{name} {[*value.shape]} for {[*own[name].shape]}"
@@ -216,22 +219,6 @@ def read_encoder(path: str | Path, weights: str = "raw") -> Vit:
     if missing or unexpected:
         raise ValueError(f"{path}: the weights don't fit their config; missing {missing}, unexpected {unexpected}")
     return encoder.eval()
-
-
-def _encoder_class(class_path: str) -> type[Vit]:
-    """The class a config names; only a :class:`Vit` may be built from a file somebody hands over."""
-    if not class_path.startswith(("mae_vlm.encoders.", "mae_vlm.convert.")):
-        raise ValueError(
-            f"encoder {class_path} is not part of mae_vlm; load such a checkpoint through its own config with the command line"
-        )
-    module, _, name = class_path.rpartition(".")
-    try:
-        found = getattr(import_module(module), name, None)
-    except ImportError:
-        found = None
-    if not (isinstance(found, type) and issubclass(found, Vit)):
-        raise ValueError(f"encoder {class_path} is not an encoder of mae_vlm")
-    return found
 
 
 def load(path: str | Path, weights: str = "raw") -> Embedder:

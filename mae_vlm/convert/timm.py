@@ -7,8 +7,46 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save_file
+from torch import Tensor
 
+from mae_vlm.convert import tensors
+from mae_vlm.convert.found import TIMM_VIT, Classifier, Found, split
+from mae_vlm.convert.timm_vit import own_arguments
 from mae_vlm.encoders.vit import Vit
+
+
+def read(folder: Path) -> Found:
+    """What such a folder holds: a plain ViT of timm's VisionTransformer or Eva (RoPE, DINOv3) family.
+
+    Raises:
+        ValueError: another architecture, or a damaged file.
+    """
+    config = tensors.json_of(folder / "config.json")
+    told = config | (config.get("pretrained_cfg") or {})
+    weights, unused = tensors.of_folder(folder), list[str]()
+    classifier = _classifier(weights, config)
+    kept = {name: value for name, value in weights.items() if classifier is None or not name.startswith(("fc_norm.", "head."))}
+    arguments = dict(config.get("model_args") or {})
+    channels, *size = told.get("input_size") or (3, 224, 224)
+    options: dict[str, Any] = {
+        "name": str(config["architecture"]), "arguments": own_arguments(arguments), "image_size": arguments.get("img_size", size),
+        "channels": arguments.get("in_chans", channels),
+    }  # fmt: skip
+    options |= {name: [float(one) for one in told[name]] for name in ("mean", "std") if told.get(name) is not None}
+    may_lack = ("vit.norm.weight", "vit.norm.bias") if "fc_norm.weight" in weights else ()
+    placed = split(kept, unused)
+    encoder = {"class_path": TIMM_VIT, "init_args": options}
+    return Found("timm", str(folder), encoder, placed, classifier=classifier, unused=tuple(unused), may_lack=may_lack)
+
+
+def _classifier(weights: dict[str, Tensor], config: dict[str, Any]) -> Classifier | None:
+    """Timm's linear layer on the normed mean of the patch tokens; one on a class token is none that we have."""
+    if not {"fc_norm.weight", "fc_norm.bias", "head.weight", "head.bias"} <= weights.keys():
+        return None
+    names = {"fc_norm": "norm", "head": "linear"}
+    own = {f"{names[part]}.{kind}": weights[f"{part}.{kind}"] for part in names for kind in ("weight", "bias")}
+    count, labels = len(weights["head.bias"]), config.get("label_names")
+    return Classifier([str(label) for label in labels] if isinstance(labels, list) and len(labels) == count else count, own)
 
 
 def write(encoder: Vit, folder: str | Path) -> list[Path]:
@@ -52,3 +90,26 @@ def _config(encoder: Vit) -> dict[str, Any]:
             "license": "other",
         },
     }
+
+
+def write_classifier(found: Found, encoder: Vit, folder: Path) -> list[Path]:
+    """Write the encoder with its classifier: ``model(x)`` are the logits, see :mod:`mae_vlm.convert.timm_classifier`."""
+    from safetensors.torch import load_file
+
+    assert found.classifier is not None
+    files = write(encoder, folder)
+    own = found.classifier.weights
+    kept = {name: value for name, value in load_file(str(files[1])).items() if not name.startswith("norm.")}
+    kept |= {
+        f"{there}.{kind}": own[f"{here}.{kind}"].contiguous()
+        for here, there in (("norm", "fc_norm"), ("linear", "head"))
+        for kind in ("weight", "bias")
+    }
+    save_file(kept, str(files[1]), metadata={"format": "pt"})
+    stated = json.loads(files[0].read_text())
+    stated["num_classes"] = stated["pretrained_cfg"]["num_classes"] = len(own["linear.bias"])
+    stated["model_args"] |= {"use_fc_norm" if "use_fc_norm" in stated["model_args"] else "fc_norm": True}
+    if isinstance(found.classifier.classes, list):
+        stated["label_names"] = found.classifier.classes
+    files[0].write_text(json.dumps(stated, indent=2) + "\n")
+    return files

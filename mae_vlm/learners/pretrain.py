@@ -17,8 +17,8 @@ from mae_vlm.encoders.fusion.base import Fusion
 from mae_vlm.encoders.teacher import copied, follow
 from mae_vlm.encoders.text.base import TextTower
 from mae_vlm.encoders.towers import Towers
-from mae_vlm.encoders.vit import Vit
-from mae_vlm.encoders.weights import Filled, fill
+from mae_vlm.encoders.image import ImageTower
+from mae_vlm.encoders.weights import Filled, fill, fill_words
 from mae_vlm.learners.optim import AdamW
 from mae_vlm.learners.sharding import blocks, shard
 from mae_vlm.learners.terms import Ahead, Means, Shares, ahead, configured, keep, log_means, log_step
@@ -53,7 +53,7 @@ class Pretrainer(LightningModule):
 
     def __init__(
         self,
-        encoder: Vit,
+        encoder: ImageTower,
         masking: Mask,
         objectives: dict[str, Callable[[Towers], Objective]],
         optimizer: AdamW,
@@ -67,7 +67,8 @@ class Pretrainer(LightningModule):
         super().__init__()
         if not objectives:
             raise ValueError("no objective given; the default is pixels: mae_vlm.objectives.pixels.Pixels")
-        masking.visible(encoder.space)  # tells now what the first step would tell
+        if encoder.masks:
+            masking.visible(encoder.space)  # tells now what the first step would tell
         self.towers = Towers(encoder, text, fusion)
         self.masking = masking
         self.objectives = nn.ModuleDict({name: build(self.towers) for name, build in objectives.items()})
@@ -92,6 +93,12 @@ class Pretrainer(LightningModule):
                 f"chunks {self.chunks} given, but {norms[0]} normalises over a batch, which parts would change; set chunks to 1"
             )
         views = self.views
+        masked = [name for name, part in self._parts().items() if "masked" in part.views]
+        if masked and not self.towers.image.masks:
+            raise ValueError(
+                f"objective {masked[0]} looks at the visible patches alone, which {type(self.towers.image).__name__} cannot; leave it out, "
+                "give it view full where it has one, or set model.encoder to mae_vlm.encoders.vit.Vit"
+            )
         if not views & {"masked", "full", "fused"}:
             raise ValueError(f"no objective looks at pictures: {', '.join(self._parts())} read words alone; add one that does, as pixels")
         for view, tower, told in (("text", self.towers.text, "text"), ("fused", self.towers.fusion, "fusion")):
@@ -107,9 +114,19 @@ class Pretrainer(LightningModule):
         """Start from an encoder's ``weights``, trained on ``grid`` (rows, columns of patches); see ``mae_vlm.encoders.weights``."""
         self.adopted = True
         filled = fill(self.towers.image, weights, grid)
+        self._teach_anew()
+        return filled
+
+    def adopt_words(self, weights: dict[str, Tensor]) -> Filled:
+        """Start from the ``weights`` of a model's towers of words; see ``mae_vlm.encoders.weights``."""
+        filled = fill_words(self.towers, weights)
+        self._teach_anew()
+        return filled
+
+    def _teach_anew(self) -> None:
+        """Let the teacher begin as the towers are now."""
         if self.teacher is not None:
             self.teacher.load_state_dict(self.towers.state_dict())
-        return filled
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.adopted = True
@@ -216,7 +233,7 @@ class Pretrainer(LightningModule):
     def flops_per_image(self) -> int:
         """Operations of one training step on one picture, forward and backward: the passes that objectives share, and their own."""
         image, parts = self.towers.image, list(self._parts().values())
-        visible = self.masking.visible(image.space)
+        visible = self.masking.visible(image.space) if image.masks else image.space.patches
         patches = {"masked": visible, "full": image.space.patches}
         seen = sum(encoder_step(image, patches[view]) for view in self.views if view in patches)
         return seen + self._text_step() + sum(part.flops_per_image(visible) for part in parts)

@@ -10,7 +10,8 @@ import torch
 import yaml
 
 from mae_vlm.convert.timm_classifier import write
-from mae_vlm.encoders.towers import Features, Towers
+from mae_vlm.encoders.features import Features
+from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.heads.classify import Classify
 from mae_vlm.types import CHECKPOINT_FORMAT, CHECKPOINT_KEY, Batch

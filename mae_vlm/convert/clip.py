@@ -1,0 +1,77 @@
+"""transformers' CLIP and SigLIP folders: the picture's tower, and of CLIP the text's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from mae_vlm.convert import naming, tensors
+from mae_vlm.convert.found import Found, Text, encoder_of, split
+from mae_vlm.convert.transformers import seen_by, sizes_of, timm_options
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)  # of CLIP's training pictures
+_LAYER = r"(?:vision_model\.)?encoder\.layers\.(\d+)\."
+_RULES = (
+    (_LAYER + r"self_attn\.([qkv])_proj\.", r"blocks.\1.attn.\2."),
+    (_LAYER + r"self_attn\.out_proj\.", r"blocks.\1.attn.proj."),
+    (_LAYER + r"layer_norm([12])\.", r"blocks.\1.norm\2."),
+    (_LAYER + r"mlp\.", r"blocks.\1.mlp."),
+    (r"(?:vision_model\.)?embeddings\.class_embedding", "cls_token"),
+    (r"(?:vision_model\.)?embeddings\.patch_embedding\.", "patch_embed.proj."),
+    (r"(?:vision_model\.)?embeddings\.position_embedding\.weight", "pos_embed"),
+    (r"(?:vision_model\.)?pre_layrnorm\.", "norm_pre."),  # their spelling
+    (r"(?:vision_model\.)?post_layernorm\.", "norm."),
+)
+_TEXT = "text_model."
+
+
+def read(folder: Path, config: dict[str, Any]) -> Found:
+    """What such a folder holds; projections and the temperature are not taken: they belong to CLIP's class token, ours to the patches.
+
+    Raises:
+        ValueError: a damaged file, or options that our encoder does not have.
+    """
+    vision, weights = config.get("vision_config") or config, tensors.of_folder(folder)
+    told = {name: weights.pop(name) for name in list(weights) if name.startswith(_TEXT)}
+    clip = str(config.get("model_type")).startswith("clip")
+    shaped = {name: _shaped(name, value) for name, value in naming.renamed(weights, _RULES).items()}
+    unused, notes = list[str](), list[str]()
+    placed = split(naming.fused(shaped, folder), unused)
+    text = _text(folder, config, told, notes) if told and clip else None
+    unused += sorted(told) if text is None else []
+    sizes = sizes_of(vision) | seen_by(folder, *((MEAN, STD) if clip else ((0.5,) * 3, (0.5,) * 3)))
+    sizes |= {"positions": "learned"} | ({} if clip else {"class_tokens": 0})
+    options = timm_options(vision, folder) | ({"pre_norm": True} if clip else {})
+    encoder = encoder_of(sizes, float(vision.get("layer_norm_eps", 1e-5 if clip else 1e-6)), **options)
+    return Found(
+        "transformers " + "/".join(config.get("architectures") or ["CLIP" if clip else "SigLIP"]),
+        str(folder),
+        encoder,
+        placed,
+        text=text,
+        unused=tuple(unused),
+        notes=tuple(notes),
+    )
+
+
+def _shaped(name: str, value: Tensor) -> Tensor:
+    """Tables and tokens as timm has them, for one picture of a batch."""
+    return value[None] if name == "pos_embed" else value[None, None] if name == "cls_token" else value
+
+
+def _text(folder: Path, config: dict[str, Any], weights: dict[str, Tensor], notes: list[str]) -> Text | None:
+    """The text tower, where the folder holds its vocabulary as tokenizer.json; there is no text tower of ours without one."""
+    vocabulary = folder / "tokenizer.json"
+    if not vocabulary.is_file():
+        notes.append("no tokenizer.json there: its text tower is left behind")
+        return None
+    stated = {key: value for key, value in (config.get("text_config") or {}).items() if value is not None} | {
+        "model_type": "clip_text_model"
+    }
+    options = {"vocabulary": str(vocabulary), "config": stated, "length": int(stated.get("max_position_embeddings", 77))}
+    return Text(
+        {"class_path": "mae_vlm.encoders.text.transformer.Transformer", "init_args": options},
+        {f"text.model.{name.removeprefix(_TEXT)}": value for name, value in weights.items()},
+    )
