@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-faults lint types borders check clean
+.PHONY: help setup demo test test-faults lint types borders docs check clean
 
 help:            ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/'
@@ -40,6 +40,9 @@ types: $(VENV)/dev.stamp   ## mypy, strict
 
 borders: $(VENV)/dev.stamp ## the import contracts
 	$(BIN)/lint-imports
+
+docs: $(VENV)/dev.stamp      ## the documentation, into site/; fails on a broken link
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 check: lint types borders test test-faults  ## everything CI runs
 
