@@ -14,8 +14,8 @@ from torch import Tensor
 from mae_vlm.data.reader import Reader
 from mae_vlm.data.sampler import Draw
 from mae_vlm.data.split import name_hashes
+from mae_vlm.encoders.image import ImageTower
 from mae_vlm.encoders.intermediate import block_means
-from mae_vlm.encoders.vit import Vit
 from mae_vlm.heads.parts.linear_probe import linear_probe, standardised
 from mae_vlm.heads.parts.nearest import nearest_neighbours
 
@@ -62,7 +62,7 @@ class HeldOut:
         own_b = torch.cat([batch.labels_B.masked_fill(~batch.real_B, -1) for batch in self.batches])
         return self._gathered(pl_module, own_b[None, :, None])[0, :, 0]
 
-    def features(self, pl_module: Any, encoder: Vit) -> Tensor:
+    def features(self, pl_module: Any, encoder: ImageTower) -> Tensor:
         """Of every block, float32 ``[L, B, D]``, on the module's device; every process must call it at the same step."""
         rows = [block_means(encoder, encoder.normalise(batch.images_BCHW.to(pl_module.device))) for batch in self.batches]
         return self._gathered(pl_module, torch.cat(rows, dim=1))

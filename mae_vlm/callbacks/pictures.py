@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from torch import Tensor
 from torchvision.io import encode_png
 
 from mae_vlm import storage
@@ -74,12 +76,12 @@ class Pictures(Callback):
                 for name, sheet in word_pictures(pl_module.towers, features).items():
                     self._show(trainer, name, sheet.float().cpu())
             if self.encoder:
-                seen = {"features": colour_pictures, "attention": attention_pictures}
+                seen: dict[str, Callable[..., Tensor | None]] = {"features": colour_pictures, "attention": attention_pictures}
                 seeing = features.window(0, 0)  # all of a picture, unless it is larger than the encoder's
                 for name, draw in seen.items():
-                    sheet = draw(pl_module.towers.image, seeing.images_BCHW)
-                    if sheet is not None:
-                        self._show(trainer, name, sheet.float().cpu())
+                    drawn = draw(pl_module.towers.image, seeing.images_BCHW)
+                    if drawn is not None:
+                        self._show(trainer, name, drawn.float().cpu())
         pl_module.train(training)
 
     def _show(self, trainer: pl.Trainer, name: str, picture_CHW: torch.Tensor) -> None:

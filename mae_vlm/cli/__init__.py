@@ -20,7 +20,7 @@ COMMANDS = {
     "push": "upload a run with a model card, private by default: push RUN --repo org/name --license WORD",
     "vocabulary": "learn a vocabulary from the captions of a collection: vocabulary --data.path DATA --out FILE",
     "index": "a folder of pictures as an index to search: index FOLDER --weights RUN --out INDEX",
-    "search": "the nearest pictures of an index, with a page of them: search INDEX \"a red square\"",
+    "search": 'the nearest pictures of an index, with a page of them: search INDEX "a red square"',
     "zeroshot": "classify by names alone: zeroshot RUN --data.path FOLDER",
     "robustness": "what a fine-tuned run is worth on spoilt pictures: robustness RUN [--data.path X]",
     "report": "what a run learned, what it cost and what to change, as one page: report RUN",

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import sys
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 _VARIABLE = "MAE_VLM_DECIDED"
+_LONGEST = 32_000  # Linux starts no process with a variable of 128 KiB and more, and Windows none of 32 KiB
 _kept: list[Any] = []
 
 
@@ -22,13 +26,23 @@ def agree(topic: str, decide: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     variable = f"{_VARIABLE}_{topic.upper()}"
     inherited = os.environ.get(variable)
     if inherited and os.environ.get("LOCAL_RANK", "0") != "0":
-        return dict(json.loads(inherited))
+        return dict(json.loads(Path(inherited[1:]).read_text() if inherited.startswith("@") else inherited))
     if not _kept:  # once: where this process hosts the store, it must live until the others have read
         _kept.extend(_meeting())
     store, rank = _kept
     decided = decide() if store is None else _through_store(store, rank, variable, decide)
-    os.environ[variable] = json.dumps(decided)
+    os.environ[variable] = _passed_on(json.dumps(decided))
     return decided
+
+
+def _passed_on(answer: str) -> str:
+    """What stands in the environment: the answer, or @ and a file of this machine that holds it, until this process ends."""
+    if len(answer) < _LONGEST:
+        return answer
+    with tempfile.NamedTemporaryFile("w", prefix="mae_vlm_decided_", delete=False) as file:
+        file.write(answer)
+    atexit.register(lambda: Path(file.name).unlink(missing_ok=True))
+    return f"@{file.name}"
 
 
 def _meeting() -> tuple[Any, int]:

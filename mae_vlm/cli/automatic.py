@@ -15,10 +15,10 @@ from mae_vlm.cli import answering, continuing, finetuning, wording
 from mae_vlm.cli.chooser import Choice, Chooser
 from mae_vlm.cli.continuing import PIXELS, PRETRAINER
 from mae_vlm.cli.machine import Machine
-from mae_vlm.convert.found import TIMM_VIT, VIT
+from mae_vlm.convert.found import OTHERS, TIMM_VIT, VIT, encoder_class
 from mae_vlm.data.sources.base import Source
 from mae_vlm.data.summary import Summary, automatic_batch_size, automatic_size, automatic_workers
-from mae_vlm.encoders.arithmetic import masked_step
+from mae_vlm.encoders.arithmetic import encoder_step, masked_step
 from mae_vlm.learners.optim import default_base_lr
 from mae_vlm.types import TokenSpace, sides
 
@@ -104,13 +104,14 @@ def _batch_size(c: Chooser) -> tuple[int, str]:
 
 def _encoder(c: Chooser) -> None:
     at = "model.init_args.encoder.init_args"
-    if c.get("model.init_args.encoder.class_path") not in (VIT, TIMM_VIT):
+    kind = c.get("model.init_args.encoder.class_path")
+    if kind not in (VIT, TIMM_VIT, *OTHERS):
         return
     for name in ("image_size", "channels", "mean", "std"):
         value = c.get(f"data.{name}")
         if value is not None:
             c.fill(f"{at}.{name}", partial(_told, value, f"from data.{name}"))
-    if c.get(f"{at}.name") is not None:
+    if c.get(f"{at}.name") is not None or kind in OTHERS:
         return
     width, depth, heads, reason = _size(c)
     c.fill(f"{at}.patch", lambda: _patch(c))
@@ -144,13 +145,12 @@ def _size(c: Chooser) -> tuple[int, int, int, str]:
 
 
 def _decoder(c: Chooser) -> None:
-    width = _encoder_sizes(c)[0]
-    decoder_width, decoder_depth, reason = decoder_for(width)
     for name, objective in (c.get("model.init_args.objectives") or {}).items():
         if isinstance(objective, dict) and objective.get("class_path") == PIXELS:
+            decoder_width, decoder_depth, reason = decoder_for(_encoder_sizes(c)[0])
             at = f"model.init_args.objectives.{name}.init_args"
-            c.fill(f"{at}.width", lambda: (decoder_width, reason))
-            c.fill(f"{at}.depth", lambda: (decoder_depth, reason))
+            c.fill(f"{at}.width", partial(_told, decoder_width, reason))
+            c.fill(f"{at}.depth", partial(_told, decoder_depth, reason))
 
 
 def decoder_for(width: int) -> tuple[int, int, str]:
@@ -163,6 +163,8 @@ def decoder_for(width: int) -> tuple[int, int, str]:
 def _encoder_sizes(c: Chooser) -> tuple[int, int]:
     at = "model.init_args.encoder.init_args"
     name = c.get(f"{at}.name")
+    if c.get("model.init_args.encoder.class_path") in OTHERS:
+        return int(_other(c).width), 1
     if c.get("model.init_args.encoder.class_path") == TIMM_VIT:
         from mae_vlm.convert.timm_vit import TimmVit
 
@@ -177,6 +179,12 @@ def _encoder_sizes(c: Chooser) -> tuple[int, int]:
     with torch.device("meta"):
         vit = Vit(name)
     return vit.width, len(vit.vit.blocks)
+
+
+def _other(c: Chooser) -> Any:
+    """An encoder that is no plain ViT, built to ask it for its sizes."""
+    stated = c.get("model.init_args.encoder")
+    return encoder_class(stated["class_path"])(**(stated.get("init_args") or {}))
 
 
 def _trainer(c: Chooser, training: bool) -> None:
@@ -247,6 +255,10 @@ def _seconds(time: Any) -> float:
 
 def _step_seconds(c: Chooser) -> float:
     """Expected time of a step, taking half of the measured matrix rate as reachable."""
+    of_step = int(c.get("data.batch_size")) / (0.5 * c.machine.flops * _processes(c))
+    if c.get("model.init_args.encoder.class_path") in OTHERS:
+        encoder = _other(c)
+        return encoder_step(encoder, encoder.space.patches) * of_step
     height, width = sides(c.get("data.image_size"))
     at = "model.init_args.encoder.init_args"
     space = TokenSpace(
@@ -258,7 +270,7 @@ def _step_seconds(c: Chooser) -> float:
     if finetuning.is_one(c):  # every patch, no decoder
         visible, decoder_depth = space.patches, 0
     per_picture = masked_step(space, visible, encoder_width, depth, decoder_width, decoder_depth)
-    return per_picture * int(c.get("data.batch_size")) / (0.5 * c.machine.flops * _processes(c))
+    return per_picture * of_step
 
 
 def _steps(c: Chooser) -> int:

@@ -10,7 +10,7 @@ from torch import Tensor
 from mae_vlm.cli.chooser import Choice, Chooser
 from mae_vlm.convert import native, native_run
 from mae_vlm.convert.channels import adapted
-from mae_vlm.convert.found import Decoder, Found
+from mae_vlm.convert.found import OTHERS, Decoder, Found, encoder_class
 from mae_vlm.encoders.weights import Filled
 from mae_vlm.learners.pretrain import Pretrainer
 from mae_vlm.objectives.pixels import Pixels
@@ -55,7 +55,7 @@ def adopt(model: Pretrainer, weights: str) -> str:
     """
     found = native_run.read(weights)
     state, told_channels = adapted(found.weights, model.towers.image.space.channels)
-    if "vit.patch_embed.proj.weight" not in state:
+    if "vit.patch_embed.proj.weight" not in state and found.encoder["class_path"] not in OTHERS:
         raise ValueError(f"model.weights {weights}: it holds no weights of an encoder")
     there = grid_of(found.encoder, state)
     try:
@@ -88,6 +88,9 @@ def _adopt_words(model: Pretrainer, weights: str) -> str:
 
 def grid_of(stated: dict[str, Any], state: dict[str, Tensor]) -> tuple[int, int]:
     """Rows and columns of patches that an encoder's weights were trained on."""
+    if stated["class_path"] in OTHERS:  # whose patches its weights do not tell
+        space = encoder_class(stated["class_path"])(**stated["init_args"]).space
+        return int(space.rows), int(space.columns)
     patch = state["vit.patch_embed.proj.weight"].shape[-1]
     height, width = sides(stated["init_args"].get("image_size") or 224)
     return height // patch, width // patch

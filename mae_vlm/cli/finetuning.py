@@ -18,8 +18,7 @@ from mae_vlm.cli.chooser import Choice, Chooser
 from mae_vlm.cli.console import say
 from mae_vlm.convert import native, native_run, trust
 from mae_vlm.convert.channels import adapted
-from mae_vlm.convert.found import TIMM_VIT, VIT
-from mae_vlm.convert.timm_vit import TimmVit
+from mae_vlm.convert.found import OTHERS, TIMM_VIT, VIT, encoder_class
 from mae_vlm.data.summary import Summary
 from mae_vlm.heads.base import Head
 from mae_vlm.learners.finetune import Finetuner
@@ -98,7 +97,7 @@ def adopt(model: Finetuner, weights: str) -> str:
     """
     found = native_run.read(weights)
     state, told_channels = adapted(found.weights, model.towers.image.space.channels)
-    if "vit.patch_embed.proj.weight" not in state:
+    if "vit.patch_embed.proj.weight" not in state and found.encoder["class_path"] not in OTHERS:
         raise ValueError(f"model.weights {weights}: its checkpoint holds no weights of an encoder; give a run that was trained here")
     try:
         filled = model.adopt(state, continuing.grid_of(found.encoder, state))
@@ -130,7 +129,7 @@ def is_one(c: Chooser) -> bool:
 def encoder_as(c: Chooser, start: Start) -> None:
     """The encoder's options as in the run it starts from, but for what the user has set here."""
     encoder = c.get("model.init_args.encoder")
-    if isinstance(encoder, dict) and encoder.get("class_path") == VIT and start.encoder["class_path"] == TIMM_VIT:
+    if isinstance(encoder, dict) and encoder.get("class_path") == VIT and start.encoder["class_path"] in (TIMM_VIT, *OTHERS):
         _become(encoder, start)
     if not isinstance(encoder, dict) or encoder.get("class_path") != start.encoder["class_path"]:
         return
@@ -148,18 +147,19 @@ def encoder_as(c: Chooser, start: Start) -> None:
 
 
 def _become(encoder: dict[str, Any], start: Start) -> None:
-    """Let the config's plain encoder be the timm encoder whose weights it takes; of its options those stay that the other has, too.
+    """Let the config's plain encoder be the encoder whose weights it takes; of its options those stay that the other has, too.
 
     Raises:
         ValueError: the user has set a size, which the weights decide.
     """
-    taken = signature(TimmVit).parameters
+    kind = start.encoder["class_path"]
+    taken = signature(encoder_class(kind)).parameters
     for key in sorted(start.explicit):
         where, _, name = key.rpartition(".")
         if where == "model.encoder" and name not in (*taken, "class_path"):
-            raise ValueError(f"{key} given, but the encoder of {start.weights} is timm's, with sizes of its own; leave it out")
+            raise ValueError(f"{key} given, but the encoder of {start.weights} is a {kind}, with sizes of its own; leave it out")
     said = {key.removeprefix("model.encoder.") for key in start.explicit if key.startswith("model.encoder.")}
-    encoder["class_path"] = TIMM_VIT
+    encoder["class_path"] = kind
     encoder["init_args"] = {name: value for name, value in (encoder.get("init_args") or {}).items() if name in said}
 
 

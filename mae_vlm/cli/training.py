@@ -164,11 +164,11 @@ class Training(LightningCLI):
         try:
             self.sources = Data(**config["data"])
             decided = agree("run", lambda: self._decide(config))
+            config = decided["config"]
+            wording.present(config, self.sources.train_source)
         except Exception as problem:
             self._tell(problem)
         self.folder, self.choices = Path(decided["folder"]), decided["choices"]
-        config = decided["config"]
-        wording.present(config, self.sources.train_source)
         for line in decided["lines"]:
             say(line)
         config["ckpt_path"] = None if self.checkpoint is None else str(self.checkpoint)

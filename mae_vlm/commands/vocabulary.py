@@ -18,7 +18,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--data.annotations", dest="annotations", help="as in fit")
     parser.add_argument("--data.caption_column", dest="caption_column", help="as in fit")
     parser.add_argument("--size", type=int, default=8192, help="tokens at most; default 8192")
-    parser.add_argument("--kind", choices=["wordpiece", "bpe"], default="wordpiece", help="BERT's pieces of words, or pairs of bytes")
+    parser.add_argument(
+        "--kind", choices=["wordpiece", "bpe", "words"], default="wordpiece", help="BERT's pieces of words, pairs of bytes, or whole words"
+    )
     parser.add_argument("--cased", action="store_true", help="keep capital letters apart from small ones")
     parser.add_argument("--out", required=True, help="the file to write, such as vocabulary.json")
     given = parser.parse_args(arguments)

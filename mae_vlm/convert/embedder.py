@@ -12,13 +12,13 @@ from torch import Tensor
 
 from mae_vlm.data.decode import decode, from_pil
 from mae_vlm.data.transforms import Resize
-from mae_vlm.encoders.vit import Vit
+from mae_vlm.encoders.image import ImageTower
 
 
 class Embedder:
     """A trained encoder, ready for pictures."""
 
-    def __init__(self, encoder: Vit) -> None:
+    def __init__(self, encoder: ImageTower) -> None:
         self.encoder = encoder
         self._resize = Resize((encoder.space.height, encoder.space.width))
 

@@ -15,6 +15,7 @@ from mae_vlm.encoders.image import ImageTower
 from mae_vlm.encoders.vit import SIZED, Vit
 
 VIT, TIMM_VIT = "mae_vlm.encoders.vit.Vit", "mae_vlm.convert.timm_vit.TimmVit"
+OTHERS = ("mae_vlm.encoders.cnn.Cnn", "mae_vlm.encoders.hybrid.Hybrid", "mae_vlm.encoders.stemmed.StemmedVit")  # no plain ViTs
 EPS = 1e-6  # of the norms of our own encoder and decoder
 _CORE = ("vit.blocks.", "vit.patch_embed.", "vit.pos_embed", "vit.cls_token", "vit.reg_token", "vit.norm.", "vit.norm_pre.")
 
@@ -82,9 +83,13 @@ class Found:
         """The encoder, filled, on the CPU in evaluation mode.
 
         Raises:
-            ValueError: weights that are missing, of another shape, or of another architecture, with their names.
+            ValueError: weights that are missing, of another shape, or of another architecture, with their names; or no plain ViT.
         """
-        encoder = encoder_class(self.encoder["class_path"])(**self.encoder["init_args"])
+        if self.encoder["class_path"] in OTHERS:
+            raise ValueError(
+                f"{self.place}: its encoder is a {self.encoder['class_path']}, which no other format holds; convert takes ViTs"
+            )
+        encoder: Vit = encoder_class(self.encoder["class_path"])(**self.encoder["init_args"])
         self.check(encoder)
         encoder.load_state_dict(self.weights, strict=False)
         return encoder.eval()

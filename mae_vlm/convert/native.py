@@ -16,8 +16,8 @@ from mae_vlm.convert.averaged import chosen
 from mae_vlm.convert.embedder import Embedder
 from mae_vlm.convert.found import Found, encoder_class
 from mae_vlm.data import captions
+from mae_vlm.encoders.image import ImageTower
 from mae_vlm.encoders.lora import Lora, merged
-from mae_vlm.encoders.vit import Vit
 from mae_vlm.hub.names import is_name
 from mae_vlm.types import CHECKPOINT_FORMAT, CHECKPOINT_KEY
 
@@ -77,8 +77,10 @@ def _why_not(file: Path) -> str | None:
     return reason
 
 
-def read(path: str | Path, weights: str = "raw") -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read(path: str | Path, weights: str = "raw", words: bool = True) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The resolved config and the state dict of a run folder or a checkpoint of ours; loads tensors only, runs no code.
+
+    Its vocabulary goes to the user's cache, where the config names it; without ``words``, for who looks at pictures alone, it does not.
 
     Raises:
         ValueError: no checkpoint there, damaged, not one of ours, or of a newer format.
@@ -96,7 +98,7 @@ def read(path: str | Path, weights: str = "raw") -> tuple[dict[str, Any], dict[s
         raise ValueError(f"{place} is damaged: its config or its weights are missing or unreadable ({problem!r})") from problem
     if not isinstance(config, dict):
         raise ValueError(f"{place} is damaged: its config is {type(config).__name__}, not a mapping")
-    if isinstance(mark.get("text"), dict):
+    if words and isinstance(mark.get("text"), dict):
         _restate_text(config, dict(mark["text"]))
     return config, state
 
@@ -148,7 +150,7 @@ def stated_encoder(path: str | Path, weights: str = "raw") -> tuple[dict[str, An
         return other.encoder, other.weights
     if is_name(path):
         return hub_run.stated_encoder(str(path))
-    config, state = read(path, weights)
+    config, state = read(path, weights, words=False)
     try:
         stated = config["model"]["init_args"]["encoder"]
         found = {"class_path": stated["class_path"], "init_args": dict(stated.get("init_args") or {})}
@@ -195,7 +197,7 @@ def stated_words(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return told, towers
 
 
-def read_encoder(path: str | Path, weights: str = "raw") -> Vit:
+def read_encoder(path: str | Path, weights: str = "raw") -> ImageTower:
     """The image tower of a run, rebuilt from its config and filled with its weights, on the CPU in evaluation mode.
 
     Raises:
@@ -206,7 +208,7 @@ def read_encoder(path: str | Path, weights: str = "raw") -> Vit:
             warnings.warn(f"{path}: {line}", RuntimeWarning, stacklevel=2)
         return found.build()
     stated, state = stated_encoder(path, weights)
-    encoder = encoder_class(stated["class_path"])(**stated["init_args"])
+    encoder: ImageTower = encoder_class(stated["class_path"])(**stated["init_args"])
     own = encoder.state_dict()
     sizes = [
         f"{name} {[*value.shape]} for {[*own[name].shape]}"

@@ -13,6 +13,7 @@ import yaml
 
 from mae_vlm import __version__, pieces, storage
 from mae_vlm.convert import native, timm, timm_classifier
+from mae_vlm.encoders.vit import Vit
 from mae_vlm.hub import record, secrecy
 from mae_vlm.hub.card import Subject, card
 from mae_vlm.hub.curves_picture import curves_png
@@ -111,6 +112,8 @@ def _models(run: Path, newest: Path, into: Path, wishes: Wishes) -> dict[str, Pa
     files: dict[str, Path] = {}
     for folder, checkpoint in whole.items():
         encoder = native.read_encoder(checkpoint, wishes.weights)
+        if not isinstance(encoder, Vit) or not encoder.masks:
+            raise ValueError(f"{run}: its encoder is a {type(encoder).__name__}; only a plain ViT can be pushed, as a timm model")
         place = into / (folder or "model")
         made = timm_classifier.write(checkpoint, encoder, place, wishes.weights) if wishes.classifier else timm.write(encoder, place)
         for file in made:

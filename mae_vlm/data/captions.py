@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 
@@ -11,13 +12,13 @@ from mae_vlm.tokens.words import Vocabulary, learn
 
 _FOLDER = "vocabularies"
 MOST = 50_000  # pictures whose words a vocabulary is learned from
+_BLOCKS = 16  # at least, of which they come
 
 
 def texts(source: Source, most: int = MOST) -> list[str]:
     """Captions, questions and answers of ``most`` pictures at most, spread evenly over the source; no picture is decoded."""
     found: list[str] = []
-    step = max(1, -(-len(source) // most))
-    for index in range(0, len(source), step):
+    for index in _spread(source, most):
         try:
             sample = source[index]
         except (ValueError, OSError):  # broken ones are told of by the run itself
@@ -25,6 +26,18 @@ def texts(source: Source, most: int = MOST) -> list[str]:
         found += sample.captions
         found += [words for question in sample.questions for words in (question.text, *question.answers)]
     return found
+
+
+def _spread(source: Source, most: int) -> Iterator[int]:
+    """Where reading in any order is slow, ``most`` come from some of its blocks: a few of each would be all of the collection to read."""
+    ends = source.block_ends
+    if ends is None or len(source) <= most:
+        yield from range(0, len(source), max(1, -(-len(source) // most)))
+        return
+    count = min(len(ends), max(_BLOCKS, most * len(ends) // len(source)))
+    for block in (number * len(ends) // count for number in range(count)):
+        start = int(ends[block - 1]) if block else 0
+        yield from range(start, min(int(ends[block]), start + max(1, most // count)))
 
 
 def learned(source: Source, size: int = 8192, kind: str = "wordpiece", lowercase: bool = True) -> Vocabulary:
@@ -35,9 +48,7 @@ def learned(source: Source, size: int = 8192, kind: str = "wordpiece", lowercase
     """
     words = texts(source)
     if not words:
-        raise ValueError(
-            "no captions to learn a vocabulary from; name data.caption_column or data.annotations, or set model.text to null"
-        )
+        raise ValueError("no captions to learn a vocabulary from; name data.caption_column or data.annotations, or set model.text to null")
     return learn(words, size, kind, lowercase)
 
 
@@ -47,11 +58,15 @@ def kept(vocabulary: str) -> Path:
     Raises:
         ValueError: it cannot be written there.
     """
-    name = blake2b(vocabulary.encode(), digest_size=16).hexdigest()
-    file = cache_root() / _FOLDER / f"{name}.json"
+    file = kept_as(f"{blake2b(vocabulary.encode(), digest_size=16).hexdigest()}.json")
     if not file.is_file() and not write_whole(file, vocabulary.encode()):
         raise ValueError(f"the vocabulary cannot be kept in {file.parent}; set MAE_VLM_CACHE to a folder that can be written to")
     return file
+
+
+def kept_as(name: str) -> Path:
+    """Where this machine keeps a vocabulary of that name, which is made from what it holds; whether it is there or not."""
+    return cache_root() / _FOLDER / name
 
 
 def is_kept(place: str) -> bool:

@@ -8,9 +8,14 @@ A pre-norm block of width D on n tokens: 24 n D^2 (qkv 6, projection 2, MLP 16 a
 
 from __future__ import annotations
 
-from torch import nn
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from mae_vlm.encoders.vit import Vit
+import torch
+from torch import Tensor, nn
+
+from mae_vlm.encoders.image import ImageTower
 from mae_vlm.types import TokenSpace
 
 
@@ -37,10 +42,34 @@ def blocks(module: nn.Module, tokens: int) -> int:
     return count
 
 
-def encoder_step(encoder: Vit, patches: int) -> int:
+def products(module: nn.Module, run: Callable[[Tensor], Any], shape: tuple[int, ...]) -> tuple[list[int], Any]:
+    """Operations of the convolutions and linear layers of ``module``, in the order in which they run, and what ``run`` of zeros gives.
+
+    In evaluation mode, so that no running mean moves; modes are put back.
+    """
+    counts: list[int] = []
+    layers = [part for part in module.modules() if isinstance(part, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(partial(_count, counts)) for layer in layers]
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        module.eval()
+        return counts, run(torch.zeros(shape))
+    finally:
+        for part, mode in modes:
+            part.training = mode
+        for hook in hooks:
+            hook.remove()
+
+
+def _count(counts: list[int], layer: nn.Module, given: Any, found: Tensor) -> None:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    counts.append(2 * found.numel() * (weight.numel() // weight.shape[0]))
+
+
+def encoder_step(encoder: ImageTower, patches: int) -> int:
     """Operations per picture of a training pass, forward and backward, through ``encoder`` on ``patches`` patches of a picture."""
-    embed = 2 * patches * encoder.space.patch_pixels * encoder.width
-    return 3 * (embed + blocks(encoder.vit.blocks, patches + encoder.prefix)) - embed
+    return 3 * encoder.flops(patches) - encoder.first_flops(patches)
 
 
 def masked_step(

@@ -13,7 +13,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from mae_vlm.encoders.contact_sheet import contact_sheet, shown_channels
-from mae_vlm.encoders.vit import Vit
+from mae_vlm.encoders.image import ImageTower
 
 # dark blue over red to light yellow, even in lightness, so that a grey print reads the same
 _HEAT = ((0.0, 0.0, 0.05), (0.3, 0.05, 0.45), (0.73, 0.21, 0.33), (0.98, 0.55, 0.04), (0.99, 1.0, 0.65))
@@ -34,7 +34,7 @@ class _Listener(TorchFunctionMode):
 
 
 @torch.no_grad()
-def last_attention(encoder: Vit, images_BCHW: Tensor) -> Tensor | None:
+def last_attention(encoder: ImageTower, images_BCHW: Tensor) -> Tensor | None:
     """Attention of the last block ``[B, T, T]``, mean over heads, float32: row t says where token t looks, and sums to one.
 
     ``images_BCHW`` are normalised pictures. None where the encoder does not attend through ``scaled_dot_product_attention``.
@@ -50,7 +50,7 @@ def last_attention(encoder: Vit, images_BCHW: Tensor) -> Tensor | None:
 
 
 @torch.no_grad()
-def attention_pictures(encoder: Vit, images_BCHW: Tensor) -> Tensor | None:
+def attention_pictures(encoder: ImageTower, images_BCHW: Tensor) -> Tensor | None:
     """A sheet ``[3, rows, columns]``: each picture, where its class token looks, a chosen patch (framed), where that one looks.
 
     The chosen patch is the one with the most contrast, so that it lies on something. Without a class token the second column shows where
@@ -69,7 +69,7 @@ def attention_pictures(encoder: Vit, images_BCHW: Tensor) -> Tensor | None:
     return contact_sheet([shown_BCHW, maps[0], _framed(encoder, shown_BCHW, chosen_B), maps[1]])
 
 
-def _heated(encoder: Vit, grey_B1HW: Tensor, weight_BN: Tensor) -> Tensor:
+def _heated(encoder: ImageTower, grey_B1HW: Tensor, weight_BN: Tensor) -> Tensor:
     """Colours for the weights, over a faint picture."""
     weight_BN = weight_BN / weight_BN.amax(dim=1, keepdim=True).clamp(min=1e-12)
     grid_B1hw = weight_BN.reshape(-1, 1, encoder.space.rows, encoder.space.columns)
@@ -82,7 +82,7 @@ def _heated(encoder: Vit, grey_B1HW: Tensor, weight_BN: Tensor) -> Tensor:
     return 0.75 * colour_BHW3.movedim(-1, 1) + 0.25 * grey_B1HW
 
 
-def _framed(encoder: Vit, shown_BCHW: Tensor, patch_B: Tensor) -> Tensor:
+def _framed(encoder: ImageTower, shown_BCHW: Tensor, patch_B: Tensor) -> Tensor:
     """The pictures with a yellow frame around one patch each."""
     picture_B3HW, side = shown_BCHW.expand(-1, 3, -1, -1).clone(), encoder.space.patch
     yellow = torch.tensor([1.0, 0.85, 0.0], device=picture_B3HW.device).view(3, 1, 1)

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mae_vlm.encoders.contact_sheet import contact_sheet, shown_channels
-from mae_vlm.encoders.vit import Vit
+from mae_vlm.encoders.image import ImageTower
 
 
 def main_directions(features_FD: Tensor, count: int = 3) -> Tensor:
@@ -27,7 +27,7 @@ def main_directions(features_FD: Tensor, count: int = 3) -> Tensor:
 
 
 @torch.no_grad()
-def colour_pictures(encoder: Vit, images_BCHW: Tensor) -> Tensor:
+def colour_pictures(encoder: ImageTower, images_BCHW: Tensor) -> Tensor:
     """A sheet ``[C, rows, columns]``: each picture beside its patches' features as colours.
 
     The directions are those of all patches of all the pictures together: the same colour means a like feature across pictures. Each

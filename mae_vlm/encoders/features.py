@@ -165,7 +165,7 @@ class Features:
 
     def rows(self, texts: Sequence[Sequence[str]]) -> TextRows:
         """Any number of texts of each picture as numbers, such as all its captions or questions."""
-        return self._towers.told_text().rows(texts)
+        return self._towers.told_text().rows(texts, self._chunks)  # enough for all parts: as many passes on every process
 
     @cached_property
     def text(self) -> EncodedText:
@@ -247,6 +247,6 @@ class Features:
         """``see(*parts)``, batch first in each, in ``chunks`` parts where gradients are wanted: see the class."""
         if self._chunks == 1 or not torch.is_grad_enabled() or len(parts[0]) < self._chunks:
             return see(*parts)
-        cut = zip(*(part.chunk(self._chunks) for part in parts), strict=True)
+        cut = zip(*(part.tensor_split(self._chunks) for part in parts), strict=True)
         found = [checkpoint(see, *some, use_reentrant=False) for some in cut]
         return tuple(torch.cat(some) for some in zip(*found, strict=True))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from mae_vlm.encoders.vit import Vit
+from mae_vlm.encoders.image import ImageTower
 
 _NAME = "default"  # of the adapter, in peft's names
 _BASE, _DOWN, _UP = ".base_layer.", f".lora_A.{_NAME}.weight", f".lora_B.{_NAME}.weight"
@@ -52,7 +52,7 @@ class Lora:
         return self.alpha / self.rank
 
 
-def adapt(encoder: Vit, lora: Lora) -> None:
+def adapt(encoder: ImageTower, lora: Lora) -> None:
     """Put adapters into ``encoder``, in place; of all its weights only theirs are trained from now on.
 
     Raises:

@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mae_vlm.encoders.vit import Vit
+from mae_vlm.encoders.image import ImageTower
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Held:
         return replace(self, tokens_BTD=self.tokens_BTD[index_R])
 
 
-def tapped(encoder: Vit, images_BCHW: Tensor, taps: tuple[int, ...], windows: int = 1, whole: tuple[int, ...] = ()) -> list[Tensor]:
+def tapped(encoder: ImageTower, images_BCHW: Tensor, taps: tuple[int, ...], windows: int = 1, whole: tuple[int, ...] = ()) -> list[Tensor]:
     """Patch tokens after each of the blocks ``taps`` (counted from 0), not normed, as maps ``[B, D, h, w]``.
 
     ``images_BCHW`` are normalised pictures. With ``windows`` above 1 the grid is cut into ``windows`` x ``windows`` equal parts, between
@@ -69,7 +69,7 @@ def tapped(encoder: Vit, images_BCHW: Tensor, taps: tuple[int, ...], windows: in
     return [maps[sorted(set(taps)).index(tap)] for tap in taps]
 
 
-def held(encoder: Vit, images_BCHW: Tensor, last: int) -> Held:
+def held(encoder: ImageTower, images_BCHW: Tensor, last: int) -> Held:
     """All tokens of normalised pictures before the ``last`` blocks.
 
     Raises:
@@ -86,18 +86,18 @@ def held(encoder: Vit, images_BCHW: Tensor, last: int) -> Held:
     return Held(tokens_BTD, encoder.prefix, blocks[-last:], encoder.vit.norm)
 
 
-def _rotary(encoder: Vit) -> bool:
+def _rotary(encoder: ImageTower) -> bool:
     return getattr(encoder.vit, "rope", None) is not None
 
 
-def _embedded(encoder: Vit, images_BCHW: Tensor) -> Tensor:
+def _embedded(encoder: ImageTower, images_BCHW: Tensor) -> Tensor:
     """All tokens with their positions ``[B, T, D]``, of an encoder without rotary ones."""
     placed = encoder.vit._pos_embed(encoder.vit.patch_embed(images_BCHW))
     tokens_BTD: Tensor = encoder.vit.norm_pre(placed[0] if isinstance(placed, tuple) else placed)
     return tokens_BTD
 
 
-def _run(encoder: Vit, block: nn.Module, tokens_BTD: Tensor) -> Tensor:
+def _run(encoder: ImageTower, block: nn.Module, tokens_BTD: Tensor) -> Tensor:
     again = encoder.vit.grad_checkpointing and torch.is_grad_enabled()
     result: Tensor = checkpoint(block, tokens_BTD, use_reentrant=False) if again else block(tokens_BTD)
     return result

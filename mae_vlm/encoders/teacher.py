@@ -21,3 +21,5 @@ def follow(teacher: Towers, towers: Towers, decay: float) -> None:
     """One step of the average: the teacher keeps ``decay`` of itself (ALBEF and MoCo: .995 to .999)."""
     for slow, fast in zip(teacher.parameters(), towers.parameters(), strict=True):
         slow.lerp_(fast.detach(), 1 - decay)
+    for own, theirs in zip(teacher.buffers(), towers.buffers(), strict=True):  # a batch norm's running means: it never measures its own
+        own.copy_(theirs)

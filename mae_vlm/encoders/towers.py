@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from mae_vlm.encoders.image import ImageTower
 from mae_vlm.encoders.joint import Joint
 from mae_vlm.encoders.text.base import TextTower
-from mae_vlm.encoders.vit import Vit
 
 if TYPE_CHECKING:
     from mae_vlm.encoders.fusion.base import Fusion
@@ -27,7 +27,7 @@ class Towers(nn.Module):
         ValueError: a fusion without a text tower.
     """
 
-    def __init__(self, image: Vit, text: TextTower | None = None, fusion: Callable[[Towers], Fusion] | None = None) -> None:
+    def __init__(self, image: ImageTower, text: TextTower | None = None, fusion: Callable[[Towers], Fusion] | None = None) -> None:
         super().__init__()
         self.image = image
         self.text = text

@@ -17,8 +17,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from mae_vlm.encoders.arithmetic import blocks
+from mae_vlm.encoders.image import ImageTower
 from mae_vlm.encoders.init import mae_init
-from mae_vlm.tokens.patchify import patchify, take
+from mae_vlm.tokens.patchify import take
 from mae_vlm.tokens.positions import sincos_2d
 from mae_vlm.types import Encoded, TokenSpace, sides
 
@@ -27,7 +29,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 SIZED = "vit_base_patch16_224"  # the timm architecture under which an encoder given by sizes is exported
 
 
-class Vit(nn.Module):
+class Vit(ImageTower):
     """A timm ViT by ``name``, or by sizes (``width``, ``depth``, ``heads``, ``patch``), with timm's own parameter names.
 
     Args:
@@ -47,8 +49,7 @@ class Vit(nn.Module):
         ValueError: unknown name, another family, or sizes that don't fit.
     """
 
-    mean: Tensor
-    std: Tensor
+    masks = True
 
     def __init__(
         self,
@@ -110,14 +111,10 @@ class Vit(nn.Module):
         """Class and register tokens in front of the patches."""
         return int(self.vit.num_prefix_tokens)
 
-    def normalise(self, images_BCHW: Tensor) -> Tensor:
-        """uint8 (0 to 255), uint16 (0 to 65,535) or float (0 to 1) pictures to zero mean and unit deviation.
-
-        In the weights' precision, at least float32.
-        """
-        dtype = torch.promote_types(self.mean.dtype, torch.float32)
-        scale = {torch.uint8: 255.0, torch.uint16: 65535.0}.get(images_BCHW.dtype, 1.0)
-        return (images_BCHW.to(dtype) / scale - self.mean.to(dtype)) / self.std.to(dtype)
+    @property
+    def last_norm(self) -> nn.Module | None:
+        norm: nn.Module = self.vit.norm
+        return norm
 
     def full(self, images_BCHW: Tensor) -> Encoded:
         """All patches through the blocks: what timm's own ``forward_features`` makes of normalised pictures."""
@@ -139,9 +136,11 @@ class Vit(nn.Module):
             tokens_BTD = checkpoint(block, tokens_BTD, use_reentrant=False, **named) if again else block(tokens_BTD, **named)
         return Encoded(self.vit.norm(tokens_BTD), self.prefix)
 
-    def patchify(self, images_BCHW: Tensor) -> Tensor:
-        """Normalised pictures to patches ``[B, N, P]``."""
-        return patchify(images_BCHW, self.space)
+    def flops(self, patches: int) -> int:
+        return self.first_flops(patches) + blocks(self.vit.blocks, patches + self.prefix)
+
+    def first_flops(self, patches: int) -> int:
+        return 2 * patches * self.space.patch_pixels * self.width
 
     def _with_prefix(self, tokens_BKD: Tensor, keep_BK: Tensor) -> Tensor:
         vit = self.vit

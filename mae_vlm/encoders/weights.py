@@ -7,9 +7,9 @@ from typing import NamedTuple
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor
 
+from mae_vlm.encoders.image import ImageTower
 from mae_vlm.encoders.lora import is_adapter, placed
 from mae_vlm.encoders.towers import Towers
-from mae_vlm.encoders.vit import Vit
 
 
 class Filled(NamedTuple):
@@ -36,7 +36,7 @@ def fill_words(towers: Towers, weights: dict[str, Tensor]) -> Filled:
     return Filled(sorted(own.keys() - there.keys()), sorted(there.keys() - own.keys()))
 
 
-def fill(encoder: Vit, weights: dict[str, Tensor], grid: tuple[int, int]) -> Filled:
+def fill(encoder: ImageTower, weights: dict[str, Tensor], grid: tuple[int, int]) -> Filled:
     """Copy ``weights`` (names of ``encoder.state_dict()``), trained on ``grid`` (rows, columns of patches), into the encoder.
 
     Positions of another grid are resampled bicubically in float32 (timm), class and register tokens kept. Adapters that the encoder may

@@ -81,7 +81,7 @@ class Retrieve(Head):
         if rerank < 0 or hardness < 0 or (width is not None and width < 1):
             raise ValueError(f"width {width}, rerank {rerank}, hardness {hardness} given, allowed are 1 and more, and 0 and more")
         towers.join(width or 256, "full", pool or "first")
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # one number in a row: FSDP takes no scalars
         self.rerank, self.hardness = rerank, hardness
         self.longest = matched.Longest.of(towers.told_text())
         self.match = matched.telling(towers.told_fusion().width) if rerank else None

@@ -21,9 +21,9 @@ from mae_vlm import storage
 from mae_vlm.convert import native
 from mae_vlm.data.decode import Form, Picture
 from mae_vlm.data.transforms import Resize
+from mae_vlm.encoders.image import ImageTower
 from mae_vlm.encoders.joint import Joint
 from mae_vlm.encoders.text.base import TextTower
-from mae_vlm.encoders.vit import Vit
 from mae_vlm.hub.names import is_name
 
 WEIGHTS, STATED, VOCABULARY = "model.safetensors", "model.json", "vocabulary.json"
@@ -38,7 +38,7 @@ class Model(nn.Module):
         stated: all of this as plain data, to build it anew.
     """
 
-    def __init__(self, image: Vit, text: TextTower | None, joint: Joint | None, form: Form, stated: dict[str, Any]) -> None:
+    def __init__(self, image: ImageTower, text: TextTower | None, joint: Joint | None, form: Form, stated: dict[str, Any]) -> None:
         super().__init__()
         self.image, self.text, self.joint = image, text, joint
         self.form, self.stated = form, stated
@@ -148,9 +148,9 @@ def carried(folder: Path) -> Model:
     return model
 
 
-def _built(stated: dict[str, Any], image: Vit | None = None) -> Model:
+def _built(stated: dict[str, Any], image: ImageTower | None = None) -> Model:
     if image is None:
-        image = _class(stated["encoder"]["class_path"], Vit, "mae_vlm.encoders.")(**stated["encoder"]["init_args"])
+        image = _class(stated["encoder"]["class_path"], ImageTower, "mae_vlm.encoders.")(**stated["encoder"]["init_args"])
     text = joint = None
     if stated.get("text") and stated.get("joint"):
         text = _class(stated["text"]["class_path"], TextTower, "mae_vlm.encoders.text.")(**(stated["text"].get("init_args") or {}))

@@ -15,10 +15,10 @@ from mae_vlm.data.summary import Summary
 from mae_vlm.encoders.arithmetic import encoder_step
 from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.base import Fusion
+from mae_vlm.encoders.image import ImageTower
 from mae_vlm.encoders.lora import Lora, adapt
 from mae_vlm.encoders.text.base import TextTower
 from mae_vlm.encoders.towers import Towers
-from mae_vlm.encoders.vit import Vit
 from mae_vlm.encoders.weights import Filled, fill, fill_words
 from mae_vlm.heads.base import Head
 from mae_vlm.learners.optim import Rule, groups_in_words
@@ -51,7 +51,7 @@ class Finetuner(LightningModule):
 
     def __init__(
         self,
-        encoder: Vit,
+        encoder: ImageTower,
         heads: dict[str, Callable[[Towers], Head]],
         optimizer: Rule,
         text: TextTower | None = None,
@@ -75,8 +75,8 @@ class Finetuner(LightningModule):
             if self.frozen:
                 raise ValueError(f"freeze {freeze} given beside lora, which leaves all of the encoder's own weights as they are; drop one")
             adapt(encoder, lora)
-        if not any(head.normed for head in self._parts().values()):
-            encoder.vit.norm.requires_grad_(False)  # no head looks at it: DDP would wait for its gradient
+        if encoder.last_norm is not None and not any(head.normed for head in self._parts().values()):
+            encoder.last_norm.requires_grad_(False)  # no head looks at it: DDP would wait for its gradient
         self.adopted = False
         self.shares, self.means = Shares(), Means()
         self._term_weights: dict[str, float] = {}
@@ -263,9 +263,9 @@ class Finetuner(LightningModule):
         return {name: head for name, head in self.heads.items() if isinstance(head, Head)}
 
 
-def _freeze(encoder: Vit, freeze: str | int) -> list[nn.Module]:
+def _freeze(encoder: ImageTower, freeze: str | int) -> list[nn.Module]:
     """Switch off the gradients of what is frozen, and return it."""
-    blocks = list(encoder.vit.blocks)
+    blocks = list(encoder.vit.blocks) if freeze not in ("none", "all") else []
     told = freeze if freeze in ("none", "all") else int(freeze) if str(freeze).isdigit() else None
     if told is None or (isinstance(told, int) and told > len(blocks)):
         raise ValueError(f"freeze {freeze} given, allowed are none, all, or how many of the encoder's {len(blocks)} blocks, from the first")

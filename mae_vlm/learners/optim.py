@@ -109,7 +109,7 @@ def _layer_scales(module: nn.Module, layer_decay: float) -> dict[str, float]:
     for prefix, encoder in module.named_modules():
         if hasattr(encoder, "group_matcher"):
             layers = group_parameters(encoder, encoder.group_matcher(coarse=False), reverse=True)
-            top = len(encoder.blocks) + 1
+            top = len(encoder.blocks) + 1 if hasattr(encoder, "pos_embed") else max(layers.values(), default=0)  # of a ViT, or of a CNN
             scales |= {f"{prefix}.{name}": layer_decay ** (top - layer) for name, layer in layers.items()}
     return scales
 

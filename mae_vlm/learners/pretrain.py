@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -14,10 +15,10 @@ from torchmetrics import MetricCollection
 from mae_vlm.encoders.arithmetic import encoder_step
 from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.base import Fusion
+from mae_vlm.encoders.image import ImageTower
 from mae_vlm.encoders.teacher import copied, follow
 from mae_vlm.encoders.text.base import TextTower
 from mae_vlm.encoders.towers import Towers
-from mae_vlm.encoders.image import ImageTower
 from mae_vlm.encoders.weights import Filled, fill, fill_words
 from mae_vlm.learners.optim import AdamW
 from mae_vlm.learners.sharding import blocks, shard
@@ -176,7 +177,8 @@ class Pretrainer(LightningModule):
             return
         more = int(min(accumulation, self.trainer.num_training_batches - batch_index)) - 1
         following = cast(Ahead, self.trainer.train_dataloader).peek(more) if more else []
-        counts = [self._counts(one) for one in (self._now, *(self.features(batch) for batch in cast(list[Batch], following)))]
+        waiting = [replace(one, keys_B=one.keys_B.to(self.device)) for one in cast(list[Batch], following)]  # not on the device yet
+        counts = [self._counts(one) for one in (self._now, *map(self.features, waiting))]
         self.shares.begin(counts, accumulation, self.device)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:

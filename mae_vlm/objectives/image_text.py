@@ -80,10 +80,10 @@ class SoftmaxContrast(_Contrast):
 
     def __init__(self, towers: Towers, weight: float = 1.0, width: int = 256, view: str = "full", pool: str = "mean") -> None:
         super().__init__(towers, weight, width, view, pool)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # one number in a row: FSDP takes no scalars
 
     def scale(self) -> Tensor:
-        return self.log_scale.exp()
+        return self.log_scale.exp().squeeze()
 
     def contrast(self, found: Embedded, told: Pairs) -> Tensor:
         return softmax_contrast(found, told, self.scale())
@@ -101,11 +101,11 @@ class SigmoidContrast(_Contrast):
 
     def __init__(self, towers: Towers, weight: float = 1.0, width: int = 256, view: str = "full", pool: str = "mean") -> None:
         super().__init__(towers, weight, width, view, pool)
-        self.log_scale = nn.Parameter(torch.tensor(math.log(10)))
-        self.bias = nn.Parameter(torch.tensor(-10.0))
+        self.log_scale = nn.Parameter(torch.tensor([math.log(10)]))
+        self.bias = nn.Parameter(torch.tensor([-10.0]))
 
     def scale(self) -> Tensor:
-        return self.log_scale.exp()
+        return self.log_scale.exp().squeeze()
 
     def contrast(self, found: Embedded, told: Pairs) -> Tensor:
         return sigmoid_contrast(found, told, self.scale(), self.bias)

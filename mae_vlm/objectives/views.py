@@ -122,7 +122,8 @@ class Views(Objective):
             return
         fresh = self._fresh[: self.queue].to(self.kept_QE.dtype)
         index = (self.place + torch.arange(len(fresh), device=fresh.device)) % self.queue
-        self.kept_QE[index] = fresh
+        finite = fresh.isfinite().all(1, keepdim=True)  # of a step that the guard skips too: one bad row would spoil all that follow
+        self.kept_QE[index] = torch.where(finite, fresh, self.kept_QE[index])
         self.place.copy_((self.place + len(fresh)) % self.queue)
         for slow, fast in zip(self.slow.parameters(), self.project.parameters(), strict=True):
             slow.lerp_(fast, 1 - 0.99)

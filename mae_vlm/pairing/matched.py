@@ -88,7 +88,8 @@ def _negatives(features: Features, told: Pairs, scale: float) -> tuple[_Negative
         near = [torch.zeros_like(wrong_BA, dtype=torch.float32)] * 2
     else:
         image_BE, text_BE = found.image_BE.detach(), found.text_BE.detach()
-        near = [scale * image_BE @ gather(text_BE).T, scale * text_BE @ gather(image_BE).T]
+        with torch.autocast(image_BE.device.type, enabled=False):  # chance in half precision would reach 1, which beats any similarity
+            near = [scale * image_BE @ gather(text_BE).T, scale * text_BE @ gather(image_BE).T]
     keys_B = features.batch.keys_B
     drawn = [_drawn(near_BA, wrong_BA, keys_B, stream) for near_BA, stream in zip(near, (_TEXTS, _IMAGES), strict=True)]
     return drawn[0], drawn[1]

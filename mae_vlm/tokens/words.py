@@ -5,6 +5,7 @@ Letters: B texts, T tokens of the longest text.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -23,6 +24,7 @@ _CALLED = {
     "unknown": (UNKNOWN, "<unk>"),
     "mask": (MASK, "<mask>"),
 }
+KINDS = ("wordpiece", "bpe", "words")
 _ROUND = 8  # texts are padded to a multiple of it: a GPU sees few different shapes
 
 
@@ -158,21 +160,49 @@ def _dressed(model: Any, lowercase: bool) -> Tokenizer:
     return tokenizer
 
 
+_PLAIN = _dressed(models.WordLevel(vocab={UNKNOWN: 0}, unk_token=UNKNOWN), lowercase=True)
+
+
 def learn(texts: Iterable[str], size: int = 8192, kind: str = "wordpiece", lowercase: bool = True) -> Vocabulary:
-    """A vocabulary of at most ``size`` tokens from texts: BERT's WordPiece, or byte-pair encoding on bytes, which knows every letter.
+    """A vocabulary of at most ``size`` tokens from texts: BERT's WordPiece, byte-pair encoding on bytes, or whole words.
+
+    Bytes know every letter; of words the commonest are known, and all others are one, the unknown.
 
     Raises:
         ValueError: an unknown ``kind``, or a size that cannot hold the special tokens and single letters.
     """
-    if kind not in ("wordpiece", "bpe"):
-        raise ValueError(f"kind {kind!r} given, allowed are wordpiece and bpe")
+    if kind not in KINDS:
+        raise ValueError(f"kind {kind!r} given, allowed are {', '.join(KINDS)}")
     least = 300 if kind == "bpe" else 50
     if size < least:
         raise ValueError(f"a vocabulary of {size} tokens given, allowed are {least} or more")
+    if kind == "words":
+        return _learn_words(texts, size, lowercase)
     return _learn_pieces(list(texts), size, lowercase) if kind == "wordpiece" else _learn_bytes(texts, size, lowercase)
 
 
 _SPECIAL = [PAD, UNKNOWN, BEGIN, END, MASK]
+
+
+def of_words(words: Iterable[str], lowercase: bool = True) -> Vocabulary:
+    """The vocabulary of these words, whole, each in its turn, behind the special tokens."""
+    numbers = {one: number for number, one in enumerate(dict.fromkeys([*_SPECIAL, *words]))}
+    tokenizer = _dressed(models.WordLevel(vocab=numbers, unk_token=UNKNOWN), lowercase)
+    tokenizer.add_special_tokens(_SPECIAL)
+    return Vocabulary(tokenizer)
+
+
+def one_word(text: str) -> str | None:
+    """The word as a text's is looked up in small letters; None where a text would never hold it as one, such as "don't" or "new york"."""
+    parts = _PLAIN.pre_tokenizer.pre_tokenize_str(_PLAIN.normalizer.normalize_str(text))
+    return str(parts[0][0]) if len(parts) == 1 else None
+
+
+def _learn_words(texts: Iterable[str], size: int, lowercase: bool) -> Vocabulary:
+    tokenizer = _dressed(models.WordLevel(vocab={UNKNOWN: 0}, unk_token=UNKNOWN), lowercase)
+    clean, cut = tokenizer.normalizer.normalize_str, tokenizer.pre_tokenizer.pre_tokenize_str
+    seen = Counter(word for text in texts for word, _ in cut(clean(text)))
+    return of_words(sorted(seen, key=lambda word: (-seen[word], word))[: size - len(_SPECIAL)], lowercase)
 
 
 def _learn_pieces(texts: list[str], size: int, lowercase: bool) -> Vocabulary:

@@ -61,7 +61,8 @@ def test_a_run_brings_its_vocabulary_along(trained, capsys):
     assert "[MASK]" in content(trained)["mae_vlm"]["text"]["vocabulary"]
 
 
-def test_its_encoder_loads_without_the_words(trained):
+def test_its_encoder_loads_without_the_words_and_where_nothing_can_be_kept(trained, monkeypatch):
+    monkeypatch.setenv("MAE_VLM_CACHE", "/dev/null/nowhere")
     features = load(trained).encode(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
     assert features.shape == (2, 32) and features.isfinite().all()
 

@@ -91,6 +91,25 @@ def test_the_rate_counts_the_images_of_the_whole_optimizer_step():
     assert configured["lr_scheduler"]["interval"] == "step"
 
 
+def test_batches_that_wait_for_their_turn_are_counted_on_the_learners_device(monkeypatch):
+    """Words are there already, and chance must be: two devices do not mix."""
+
+    class Counting(Pixels):
+        def counts(self, features):
+            return {"all": features.batch.real_B.sum()}
+
+    learner, seen = a_pretrainer(pixels=Counting), []
+    learner._trainer = SimpleNamespace(
+        accumulate_grad_batches=3, num_training_batches=3, train_dataloader=SimpleNamespace(peek=lambda more: [a_batch()] * more)
+    )
+    monkeypatch.setattr(Pretrainer, "trainer", property(lambda learner: learner._trainer))
+    monkeypatch.setattr(Pretrainer, "device", torch.device("meta"))
+    monkeypatch.setattr(learner, "_counts", lambda features: seen.append(features.batch.keys_B.device.type) or {})
+    monkeypatch.setattr(learner.shares, "begin", lambda *given: None)
+    learner.on_train_batch_start(a_batch().to("meta"), 0)
+    assert seen == ["meta"] * 3
+
+
 def test_a_step_can_be_repeated_from_its_keys():
     first, second = (a_pretrainer().training_step(a_batch(), 0) for _ in range(2))
     assert torch.equal(first, second)

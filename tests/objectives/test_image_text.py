@@ -53,7 +53,7 @@ def test_the_picture_is_seen_whole_or_masked_as_chosen(view, passes):
 def test_scales_begin_where_their_papers_say_and_clips_is_kept_from_1_to_100():
     _, softmax, _ = built(SoftmaxContrast)
     _, sigmoid, _ = built(SigmoidContrast)
-    assert float(softmax.scale()) == pytest.approx(1 / 0.07) and float(sigmoid.scale()) == pytest.approx(10) and float(sigmoid.bias) == -10
+    assert float(softmax.scale()) == pytest.approx(1 / 0.07) and float(sigmoid.scale()) == pytest.approx(10) and sigmoid.bias.item() == -10
     for far, near in ((9.0, 100.0), (-3.0, 1.0)):
         with torch.no_grad():
             softmax.log_scale.fill_(far)
@@ -76,13 +76,13 @@ def test_validation_measures_recall_over_all_its_pictures(kind):
 def test_parts_share_one_space_or_are_told_that_they_do_not():
     house, _, _ = built(SoftmaxContrast)
     SigmoidContrast(house, width=8)
-    with pytest.raises(ValueError, match=r"\(16, 'full', 'first'\) wanted, another part has \(8, 'full', 'first'\)"):
+    with pytest.raises(ValueError, match=r"\(16, 'full', 'mean'\) wanted, another part has \(8, 'full', 'mean'\)"):
         SigmoidContrast(house, width=16)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"view": "half"}, "view 'half' and pool 'first' given"), ({"pool": "last"}, "pool 'last' given"), ({"weight": -1.0}, "weight -1.0")],
+    [({"view": "half"}, "view 'half' and pool 'mean' given"), ({"pool": "last"}, "pool 'last' given"), ({"weight": -1.0}, "weight -1.0")],
 )
 def test_wrong_options_are_told_in_one_line(options, says):
     with pytest.raises(ValueError, match=says) as told:

@@ -12,6 +12,7 @@ from captioned import CAPTIONS, a_batch, towers
 from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.cross import CrossAttention
 from mae_vlm.encoders.fusion.early import Early
+from mae_vlm.encoders.joint import Embedded
 from mae_vlm.encoders.towers import Towers
 from mae_vlm.objectives.matching import Matching
 from mae_vlm.pairing.matched import _drawn, _negatives
@@ -61,6 +62,21 @@ def test_extreme_similarities_break_nothing():
         near = torch.full((3, 3), value)
         drawn = _drawn(near, ~torch.eye(3, dtype=torch.bool), torch.arange(3), 31)
         assert drawn.there_B.all() and (drawn.index_B != torch.arange(3)).all()
+
+
+def test_half_precision_draws_the_same_ones():
+    """Chance in bfloat16 is 1 in one of 500 cases, which would beat any similarity: of many pairs none would be drawn for its own."""
+    towers_ = house()
+    features = Features(towers_, a_batch([(f"{number} a red square",) for number in range(64)]))
+    features.embedded  # noqa: B018  # seen alike by both
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("mae_vlm.pairing.matched._drawn", lambda near_BA, *more: (seen.append(near_BA), _drawn(near_BA, *more))[1])
+        for half in (False, True):
+            features.__dict__["embedded"] = Embedded(*(part.float() for part in features.embedded))
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                _negatives(features, pairs(features), scale=100.0)
+    assert seen[2].dtype == torch.float32 and torch.equal(seen[0], seen[2]) and torch.equal(seen[1], seen[3])
 
 
 def test_harder_ones_are_drawn_more_where_an_objective_trains_the_similarity():

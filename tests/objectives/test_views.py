@@ -103,6 +103,16 @@ def test_the_queue_holds_the_teachers_newest_embeddings_in_turn():
     assert int(views.place) == 4 and not torch.equal(views.kept_QE[6:], before[6:])
 
 
+def test_what_is_not_finite_never_enters_the_queue():
+    learner, batch = a_learner(teacher=0.9, views=partial(PLAIN, queue=8)), a_batch()
+    views = learner.objectives["views"]
+    views(learner.features(batch), batch)
+    views._fresh[1] = torch.nan
+    before = views.kept_QE.clone()
+    views.after_step()
+    assert views.kept_QE.isfinite().all() and torch.equal(views.kept_QE[1], before[1]) and not torch.equal(views.kept_QE[0], before[0])
+
+
 def test_with_a_queue_a_view_is_held_against_its_own_other_one_and_the_queue():
     learner, batch = a_learner(teacher=0.9, views=partial(PLAIN, queue=8)), a_batch()
     views, features = learner.objectives["views"], learner.features(batch)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +67,10 @@ class TextTower(nn.Module, ABC):
         vocabulary: text to numbers and back.
         width: numbers per token (D).
         length: tokens of a text at most, begin and end included.
+        learns: the kind of vocabulary that it takes where none is named, see :func:`mae_vlm.tokens.words.learn`.
     """
 
+    learns: ClassVar[str] = "wordpiece"
     vocabulary: Vocabulary
     width: int
     length: int
@@ -94,10 +96,10 @@ class TextTower(nn.Module, ABC):
         """Texts as this tower's numbers, on its device; None stands for no text."""
         return self.vocabulary.encode(texts, self.length).to(self.word_table.weight.device)
 
-    def rows(self, texts: Sequence[Sequence[str]]) -> TextRows:
-        """All texts of each picture."""
+    def rows(self, texts: Sequence[Sequence[str]], least: int = 1) -> TextRows:
+        """All texts of each picture, and rows without a text up to the ``least`` number."""
         told: list[tuple[int, str | None]] = [(number, text) for number, some in enumerate(texts) for text in some]
-        told = told or [(0, None)]
+        told += [(0, None)] * (least - len(told))
         words = self.words([text for _, text in told])
         return TextRows(words, torch.tensor([number for number, _ in told], device=words.ids_BT.device))
 
