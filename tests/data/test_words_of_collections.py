@@ -1,5 +1,7 @@
 """Which pictures' words a vocabulary is learned from."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -44,4 +46,4 @@ def test_of_one_that_is_read_by_blocks_some_blocks_spread_evenly_and_no_other_on
     blocks = len(source.block_ends)
     assert 300 <= len(source.asked) <= 400 and len({*source.asked}) == len(source.asked) and max(source.asked) < length
     assert len(touched) == min(blocks, max(16, 400 * blocks // length))
-    assert max(b - a for a, b in zip(touched, touched[1:], strict=False)) <= -(-blocks // len(touched))
+    assert max(b - a for a, b in pairwise(touched)) <= -(-blocks // len(touched))
