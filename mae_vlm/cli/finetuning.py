@@ -59,7 +59,8 @@ def start(config: dict[str, Any], explicit: Iterable[str]) -> Start | None:
     weights = (model.get("init_args") or {}).get("weights")
     if model.get("class_path") not in (FINETUNER, continuing.PRETRAINER) or weights is None:
         return None
-    stated, keys = native.stated_encoder(weights)[0], frozenset(key.replace(".init_args", "") for key in explicit)
+    said = [key for key in explicit if not (isinstance(explicit, Mapping) and explicit[key] in (None, "null", "None"))]  # null opens one
+    stated, keys = native.stated_encoder(weights)[0], frozenset(key.replace(".init_args", "") for key in said)
     words = trust.check(native.stated_words(weights)[0], weights, explicit if isinstance(explicit, Mapping) else {})
     if model["class_path"] == FINETUNER:
         return Start(stated, words, str(weights), keys)

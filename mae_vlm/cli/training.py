@@ -33,6 +33,7 @@ from mae_vlm.cli.compatibility import check_pictures, check_weights  # noqa: E40
 from mae_vlm.cli.machine import look  # noqa: E402
 from mae_vlm.cli.mistakes import users_mistake  # noqa: E402
 from mae_vlm.cli.parser import Parser, flat  # noqa: E402
+from mae_vlm.cli.plainly import plain, short  # noqa: E402
 from mae_vlm.cli.run_folder import check_writable, closing_lines, folder_of, next_version, take  # noqa: E402
 from mae_vlm.cli.stored import base_config, find_checkpoint  # noqa: E402
 from mae_vlm.convert import native, trust  # noqa: E402
@@ -190,11 +191,11 @@ class Training(LightningCLI):
         goes_on = self.checkpoint is not None and (self.resumes or self.verb != "fit")
         folder = folder_of(self.checkpoint) if self.checkpoint is not None and goes_on else next_version(root)
         widest = max((len(choice.key) for choice in choices), default=0)
-        lines = [summary.describe()] + [f"  {choice.key:<{widest}} = {choice.value}   ({choice.reason})" for choice in choices]
+        lines = [summary.describe(), *(f"  {choice.key:<{widest}} = {short(choice.value)}   ({choice.reason})" for choice in choices)]
         if choices:
             lines.insert(1, "chosen automatically (set any of them to overrule):")
-        told = [{"key": choice.key, "value": _plain(choice.value), "reason": choice.reason} for choice in choices]
-        return {"config": _plain(config), "folder": str(folder), "lines": lines, "choices": told}
+        told = [{"key": choice.key, "value": plain(choice.value), "reason": choice.reason} for choice in choices]
+        return {"config": plain(config), "folder": str(folder), "lines": lines, "choices": told}
 
     def instantiate_classes(self) -> None:
         try:
@@ -288,12 +289,3 @@ class Training(LightningCLI):
 
 def _asks_for_help(arguments: list[str]) -> bool:
     return any(word in ("-h", "--help") or word.startswith(("--print_config", "--model.help", "--data.help")) for word in arguments)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples to lists and paths to text, all the way down, so that it survives JSON."""
-    if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
-    return value if isinstance(value, str | int | float | bool) or value is None else str(value)

@@ -185,3 +185,12 @@ def test_what_the_user_said_wins_over_the_run_it_starts_from():
     encoder_as(chooser, start)
     assert options == {"width": 32, "patch": 4, "image_size": None, "mean": [0.4], "registers": 2, "drop_path": 0.0, "name": None}
     assert [choice.reason for choice in chooser.choices] == ["as in RUN"] * 3
+
+
+def test_a_null_opens_what_a_config_states_to_the_run_it_starts_from(pretrained, tmp_path):
+    sizes = ["--model.encoder.width", "64", "--model.encoder.depth", "1", "--model.encoder.heads", "4"]
+    words = ["--model.weights", pretrained, *sizes, *("null" if size.isdigit() else size for size in sizes)]
+    assert in_process("fit", *SMALL, *words, "--trainer.max_steps", "1", "--trainer.default_root_dir", tmp_path) == 0
+    run = next(tmp_path.rglob("config.yaml")).parent
+    theirs = content(pretrained)["state_dict"]["towers.image.vit.blocks.0.attn.qkv.weight"].shape
+    assert content(run)["state_dict"]["towers.image.vit.blocks.0.attn.qkv.weight"].shape == theirs
