@@ -28,8 +28,8 @@ demo: $(VENV)/user.stamp   ## pretrain on generated scenes, in some minutes on t
 test: $(VENV)/dev.stamp    ## the test suite
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-faults: $(VENV)/dev.stamp  ## real kills, signals and damaged files: some minutes more
-	$(BIN)/python -m pytest -n 2 --dist load -m faults tests/faults
+test-faults: $(VENV)/dev.stamp  ## real kills, signals and damaged files, and the slow tests: some minutes more
+	$(BIN)/python -m pytest -n 2 --dist load -m "faults or slow"
 
 lint: $(VENV)/dev.stamp    ## ruff: lint and format
 	$(BIN)/ruff check .

@@ -69,6 +69,7 @@ def spoilt(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.mark.slow
 def test_two_processes_count_a_spoilt_collection_as_one_does(spoilt, tmp_path):
     """A validation part that neither 2 nor the batch divides; what one process cannot read, all know."""
     words = ["--data.path", spoilt, *WORDS, "--trainer.max_steps", "7"]
@@ -96,6 +97,7 @@ def test_too_many_broken_pictures_end_the_run_with_one_line(spoilt, tmp_path, co
     assert 0 < content(run)["global_step"] < 50 and len(quarantined(run)) == 12
 
 
+@pytest.mark.slow
 def test_too_many_broken_pictures_end_both_of_two_processes(spoilt, tmp_path):
     for number in range(10, 30):
         (spoilt / "train" / f"{number}.png").write_bytes(b"")

@@ -90,6 +90,7 @@ def test_pictures_of_another_size_get_resampled_positions(pretrained, tmp_path, 
     assert "positions resampled from 4 x 4 to 6 x 6 patches" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_two_processes_validate_as_one(tmp_path):
     """21 validation pictures are dealt to both, the last place filled up."""
     words = [*SMALL, *ENCODER, "--data.val_scenes", "21", "--trainer.max_steps", "1", "--trainer.log_every_n_steps", "1"]

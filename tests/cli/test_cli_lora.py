@@ -101,6 +101,7 @@ def test_validate_and_a_further_run_begin_with_it(tuned, tmp_path, capsys):
     )
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(tuned, pretrained, tmp_path):
     from several_processes import on_processes
 

@@ -64,6 +64,7 @@ def test_it_goes_on_from_a_run_with_words_in_the_space_of_that_run(tmp_path):
     assert curve(again, "val/recall_mean_unranked") and len(curve(again, "train/retrieve/matching")) == 2
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one_and_find_the_same(tmp_path):
     words = [*TINY, *FUSION, "--model.heads.retrieve.rerank", "4", "--trainer.max_steps", "4", "--trainer.val_check_interval", "4"]
     assert in_process("fit", *words, "--trainer.default_root_dir", tmp_path / "one") == 0

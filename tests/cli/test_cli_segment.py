@@ -81,6 +81,7 @@ def fit(root, *words):
     assert in_process("fit", *SMALL, *LARGER, *more, "--trainer.default_root_dir", root, *words) == 0
 
 
+@pytest.mark.slow
 def test_two_processes_validate_as_one(tmp_path):
     """21 validation pictures are dealt to both, the last place filled up; each shows other classes."""
     fit(tmp_path / "one")

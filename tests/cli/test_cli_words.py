@@ -67,6 +67,7 @@ def test_its_encoder_loads_without_the_words_and_where_nothing_can_be_kept(train
     assert features.shape == (2, 32) and features.isfinite().all()
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_steps_of_one(tmp_path):
     words = ["--trainer.max_steps", "4", "--trainer.val_check_interval", "100"]
     assert in_process("fit", *TINY, *words, "--trainer.default_root_dir", tmp_path / "one") == 0

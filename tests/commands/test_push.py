@@ -371,6 +371,7 @@ def test_check_tells_before_a_run_whether_the_target_would_take_it(hub, refused,
     assert wrote_nothing(hub)
 
 
+@pytest.mark.slow
 def test_the_verb_as_a_user_starts_it_speaks_to_the_hub_that_the_environment_names(hub, pretrained, tmp_path):
     done = in_new_process("push", pretrained, *TO, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -263,6 +263,7 @@ def dealt() -> list[dict[str, np.ndarray]]:
     return [gradients(2, accumulation) for accumulation in (1, 4)]
 
 
+@pytest.mark.slow
 def test_how_pictures_are_dealt_changes_no_gradient():
     whole = gradients(1, 1)
     assert len(whole) > 50 and all(np.abs(value).max() > 0 for name, value in whole.items() if name.startswith("heads"))

@@ -180,7 +180,7 @@ def test_mistakes_are_told_in_one_line(tmp_path):
         (lambda: read(tmp_path / "broken.json"), "is no tokenizer.json"),
         (lambda: read(tmp_path / "other.txt"), r"lists 2 tokens and no \[UNK\] among them"),
         (lambda: read(tmp_path / "plain.json"), r"no token for the begin and end of a text; known are \[CLS\], \[SEP\]"),
-        (lambda: learn(TEXTS, 400, "unigram"), "kind 'unigram' given, allowed are wordpiece and bpe"),
+        (lambda: learn(TEXTS, 400, "unigram"), "kind 'unigram' given, allowed are wordpiece, bpe, words"),
         (lambda: learn(TEXTS, 20), "a vocabulary of 20 tokens given, allowed are 50 or more"),
         (lambda: learn(TEXTS, 260, "bpe"), "a vocabulary of 260 tokens given, allowed are 300 or more"),
     ):
