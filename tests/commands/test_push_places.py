@@ -7,6 +7,7 @@ import json
 import pytest
 import timm
 import torch
+from s3_server import s3_server
 from tiny_runs import TINY, in_process
 
 from mae_vlm.convert import native
@@ -34,27 +35,8 @@ def packed(pretrained, tmp_path_factory):
 @pytest.fixture(scope="module")
 def s3():
     """An S3 on this machine with the bucket ``models``, and fsspec's file system for it."""
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    settings = {
-        "AWS_ENDPOINT_URL": "http://{}:{}".format(*running.get_host_and_port()),
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing-cAnArY7f3d9b51",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        fs = s3fs.S3FileSystem()
-        fs.mkdir("models")
+    with s3_server("models", secret="testing-cAnArY7f3d9b51") as fs:
         yield fs
-    s3fs.S3FileSystem.clear_instance_cache()
-    running.stop()
 
 
 @pytest.fixture(params=["folder", "s3"])

@@ -7,6 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from pictures_on_disk import picture, write_parquet, write_tar
+from s3_server import s3_server
 
 from mae_vlm.data import block_cache, remote
 from mae_vlm.data.collection import open_collection
@@ -19,27 +20,8 @@ from mae_vlm.data.sources.tar_shards import TarShards
 @pytest.fixture(scope="module")
 def server():
     """An S3 on this machine with the bucket ``pictures``, and fsspec's file system for it."""
-    import s3fs
-    from moto.server import ThreadedMotoServer
-
-    running = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    running.start()
-    settings = {
-        "AWS_ENDPOINT_URL": "http://{}:{}".format(*running.get_host_and_port()),
-        "AWS_ACCESS_KEY_ID": "testing",
-        "AWS_SECRET_ACCESS_KEY": "testing",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in settings.items():
-            patch.setenv(name, value)
-        s3fs.S3FileSystem.clear_instance_cache()
-        fs = s3fs.S3FileSystem()
-        fs.mkdir("pictures")
+    with s3_server("pictures") as fs:
         yield fs
-    s3fs.S3FileSystem.clear_instance_cache()
-    running.stop()
 
 
 class Folder:

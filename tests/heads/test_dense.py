@@ -7,6 +7,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from boxed_pictures import SOME, a_batch, target
 from one_step import first_gradients
 from several_processes import on_processes
 from torchvision.ops import generalized_box_iou_loss, sigmoid_focal_loss
@@ -22,7 +23,7 @@ from mae_vlm.heads.parts.dense_detections import detect
 from mae_vlm.heads.parts.points import places
 from mae_vlm.learners.finetune import Finetuner
 from mae_vlm.learners.optim import AdamW
-from mae_vlm.types import Answer, Batch, Frame, Target
+from mae_vlm.types import Answer, Batch, Frame
 
 SIZES = {"width": 32, "depth": 2, "heads": 4, "patch": 8, "image_size": (32, 48)}
 
@@ -34,22 +35,6 @@ def a_head(classes: int | list[str] = 3, **more) -> tuple[Towers, Dense]:
     for convolution in (head.tower.classes, head.tower.boxes, head.tower.quality):
         torch.nn.init.normal_(convolution.weight, std=0.3)
     return towers, head
-
-
-def target(boxes, classes, crowds=None, frame: Frame | None = None) -> Target:
-    boxes_N4 = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    crowds_N = torch.tensor(crowds or [False] * len(classes), dtype=torch.bool)
-    return Target(frame or Frame(32, 48, 0, 0, 32, 48, 32, 48), boxes_N4, torch.tensor(classes, dtype=torch.int64), crowds_N)
-
-
-def a_batch(*targets: Target) -> Batch:
-    count = len(targets)
-    images = torch.randint(0, 256, (count, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    ids = [f"picture {number}" for number in range(count)]
-    return Batch(images, torch.arange(count), torch.ones(count, dtype=torch.bool), torch.full((count,), -1), ids, targets=list(targets))
-
-
-SOME = ([[4, 4, 20, 20], [22, 6, 44, 30]], [0, 2])
 
 
 def answered(towers: Towers, head: Dense, batch: Batch) -> Answer:

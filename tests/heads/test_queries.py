@@ -6,13 +6,14 @@ from functools import partial
 
 import pytest
 import torch
+from boxed_pictures import SOME, a_batch, target
 
 from mae_vlm.data.summary import Summary
 from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.heads.queries import Queries
-from mae_vlm.types import Answer, Batch, Frame, Target
+from mae_vlm.types import Answer, Batch, Frame
 
 SIZES = {"width": 32, "depth": 4, "heads": 4, "patch": 8, "image_size": (32, 48)}
 SMALL = {"width": 16, "layers": 2, "heads": 2, "hidden": 24, "queries": 5, "groups": 3}
@@ -27,22 +28,6 @@ def a_head(classes: int | list[str] = 3, **more) -> tuple[Towers, Queries]:
         if weight.ndim > 1:
             torch.nn.init.normal_(weight, std=0.2)
     return towers, head
-
-
-def target(boxes, classes, crowds=None, frame: Frame | None = None) -> Target:
-    boxes_N4 = torch.as_tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    crowds_N = torch.tensor(crowds or [False] * len(classes), dtype=torch.bool)
-    return Target(frame or Frame(32, 48, 0, 0, 32, 48, 32, 48), boxes_N4, torch.tensor(classes, dtype=torch.int64), crowds_N)
-
-
-def a_batch(*targets: Target) -> Batch:
-    count = len(targets)
-    images = torch.randint(0, 256, (count, 3, 32, 48), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    ids = [f"picture {number}" for number in range(count)]
-    return Batch(images, torch.arange(count), torch.ones(count, dtype=torch.bool), torch.full((count,), -1), ids, targets=list(targets))
-
-
-SOME = ([[4, 4, 20, 20], [22, 6, 44, 30]], [0, 2])
 
 
 def answered(towers: Towers, head: Queries, batch: Batch) -> Answer:
