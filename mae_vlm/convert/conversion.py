@@ -58,7 +58,8 @@ class _Made:
         self.lines += deviation.of_encoder(self.encoder, deviation.architectures_own(self.encoder), f"timm's {self.encoder.architecture}")
         self._behind(decoder=True, classifier=not self.whole)
         self.opened = 'timm.create_model("local-dir:{out}", pretrained=True)'
-        return timm.write_classifier(self.found, self.encoder, folder) if self.whole else timm.write(self.encoder, folder)
+        classifier = self.found.classifier if self.whole else None
+        return timm.write(self.encoder, folder) if classifier is None else timm.write_classifier(classifier, self.encoder, folder)
 
     def transformers(self, folder: Path) -> list[Path]:
         eps = self.encoder.vit.blocks[0].norm1.eps

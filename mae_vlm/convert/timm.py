@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mae_vlm.convert import tensors
@@ -92,16 +92,18 @@ def _config(encoder: Vit) -> dict[str, Any]:
     }
 
 
-def write_classifier(found: Found, encoder: Vit, folder: Path) -> list[Path]:
-    """Write the encoder with its classifier: ``model(x)`` are the logits, see :mod:`mae_vlm.convert.timm_classifier`."""
-    from safetensors.torch import load_file
+def write_classifier(classifier: Classifier, encoder: Vit, folder: Path) -> list[Path]:
+    """Write the encoder with its classifier as one timm model: ``model(x)`` are the logits.
 
-    assert found.classifier is not None
-    files = write(encoder, folder)
-    own = found.classifier.weights
+    timm's ``fc_norm`` on the mean of the patch tokens is what the head does, and its own last norm is then left out, as the head does.
+
+    Raises:
+        ValueError: the folder holds such files already.
+    """
+    files, own = write(encoder, folder), classifier.weights
     kept = {name: value for name, value in load_file(str(files[1])).items() if not name.startswith("norm.")}
     kept |= {
-        f"{there}.{kind}": own[f"{here}.{kind}"].contiguous()
+        f"{there}.{kind}": own[f"{here}.{kind}"].detach().cpu().contiguous()
         for here, there in (("norm", "fc_norm"), ("linear", "head"))
         for kind in ("weight", "bias")
     }
@@ -109,7 +111,7 @@ def write_classifier(found: Found, encoder: Vit, folder: Path) -> list[Path]:
     stated = json.loads(files[0].read_text())
     stated["num_classes"] = stated["pretrained_cfg"]["num_classes"] = len(own["linear.bias"])
     stated["model_args"] |= {"use_fc_norm" if "use_fc_norm" in stated["model_args"] else "fc_norm": True}
-    if isinstance(found.classifier.classes, list):
-        stated["label_names"] = found.classifier.classes
+    if isinstance(classifier.classes, list):
+        stated["label_names"] = classifier.classes
     files[0].write_text(json.dumps(stated, indent=2) + "\n")
     return files

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-
 from mae_vlm.convert import native, timm
+from mae_vlm.convert.found import Classifier
 from mae_vlm.encoders.vit import Vit
 
 _HEAD = "mae_vlm.heads.classify.Classify"
 
 
 def write(checkpoint: Path, encoder: Vit, folder: Path, weights: str = "raw") -> list[Path]:
-    """Write ``encoder`` with the classifier of its ``checkpoint``: ``model(x)`` are the logits of that head.
-
-    timm's ``fc_norm`` on the mean of the patch tokens is what the head does, and its own last norm is then left out, as the head does.
+    """Write ``encoder`` with the classifier of its ``checkpoint``, see :func:`mae_vlm.convert.timm.write_classifier`.
 
     Raises:
         ValueError: there is no head of that kind, or several; or the folder holds such files already.
@@ -26,17 +21,9 @@ def write(checkpoint: Path, encoder: Vit, folder: Path, weights: str = "raw") ->
     config, state = native.read(checkpoint, weights)
     name, options = _only_head(config, checkpoint)
     head = {key.removeprefix(f"heads.{name}."): value for key, value in state.items() if key.startswith(f"heads.{name}.")}
-    files = timm.write(encoder, folder)
-    kept = {key: value for key, value in load_file(str(files[1])).items() if not key.startswith("norm.")}
-    save_file(kept | _renamed(head), str(files[1]), metadata={"format": "pt"})
-    stated = json.loads(files[0].read_text())
-    classes = len(head["linear.bias"])
-    stated["num_classes"] = stated["pretrained_cfg"]["num_classes"] = classes
-    stated["model_args"] = _with_norm_of_the_mean(stated["model_args"])
-    if isinstance(options.get("classes"), list):
-        stated["label_names"] = [str(word) for word in options["classes"]]
-    files[0].write_text(json.dumps(stated, indent=2) + "\n")
-    return files
+    classes = options.get("classes")
+    named = [str(word) for word in classes] if isinstance(classes, list) else len(head["linear.bias"])
+    return timm.write_classifier(Classifier(named, head), encoder, folder)
 
 
 def _only_head(config: dict[str, Any], checkpoint: Path) -> tuple[str, dict[str, Any]]:
@@ -51,13 +38,3 @@ def _only_head(config: dict[str, Any], checkpoint: Path) -> tuple[str, dict[str,
 
 def _has_classes(head: dict[str, Any]) -> bool:
     return (head.get("init_args") or {}).get("loss", "cross_entropy") in ("cross_entropy", "binary")
-
-
-def _renamed(head: dict[str, Tensor]) -> dict[str, Tensor]:
-    places = {"norm": "fc_norm", "linear": "head"}
-    return {f"{places[key.partition('.')[0]]}.{key.partition('.')[2]}": value.detach().cpu().contiguous() for key, value in head.items()}
-
-
-def _with_norm_of_the_mean(arguments: dict[str, Any]) -> dict[str, Any]:
-    name = "use_fc_norm" if "use_fc_norm" in arguments else "fc_norm"
-    return arguments | {name: True}
