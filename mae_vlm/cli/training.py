@@ -33,7 +33,7 @@ from mae_vlm.cli.compatibility import check_pictures, check_weights  # noqa: E40
 from mae_vlm.cli.machine import look  # noqa: E402
 from mae_vlm.cli.mistakes import users_mistake  # noqa: E402
 from mae_vlm.cli.parser import Parser, flat  # noqa: E402
-from mae_vlm.cli.plainly import plain, short  # noqa: E402
+from mae_vlm.cli.plain_values import plain, short  # noqa: E402
 from mae_vlm.cli.run_folder import check_writable, closing_lines, folder_of, next_version, take  # noqa: E402
 from mae_vlm.cli.stored import base_config, find_checkpoint  # noqa: E402
 from mae_vlm.convert import native, trust  # noqa: E402

@@ -10,7 +10,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
 from mae_vlm.encoders.init import mae_init
-from mae_vlm.encoders.vit import IMAGENET_MEAN, IMAGENET_STD, SIZED, Vit, _build, _named_arguments, _per_channel
+from mae_vlm.encoders.vit import IMAGENET_MEAN, IMAGENET_STD, SIZED, Vit, build_vit, named_arguments, per_channel
 from mae_vlm.types import TokenSpace, sides
 
 PRE_NORMED = "vit_base_patch16_clip_224"  # the timm architecture whose norms add 1e-5; its own first norm can be left out
@@ -55,8 +55,8 @@ class TimmVit(Vit):
         channels = 3 if channels is None else channels
         self.architecture = name
         self.model_args = {"img_size": (height, width), "in_chans": channels, "num_classes": 0, "global_pool": "avg"}
-        self.model_args |= _named_arguments(name, 1, 0) | checked(arguments or {})
-        self.vit = _build(name, self.model_args | ({"drop_path_rate": drop_path} if drop_path else {}))
+        self.model_args |= named_arguments(name, 1, 0) | checked(arguments or {})
+        self.vit = build_vit(name, self.model_args | ({"drop_path_rate": drop_path} if drop_path else {}))
         self.vit.set_grad_checkpointing(checkpoint_blocks)
         self.space = TokenSpace(height, width, self.vit.patch_embed.patch_size[0], channels)
         self.class_tokens = 0 if self.vit.cls_token is None else class_tokens
@@ -66,8 +66,8 @@ class TimmVit(Vit):
         mae_init(self.vit)
         if positions == "fixed" and self.vit.pos_embed is not None:
             self.vit.pos_embed.requires_grad = False
-        self.register_buffer("mean", _per_channel(mean, channels, IMAGENET_MEAN, "mean"), persistent=False)
-        self.register_buffer("std", _per_channel(std, channels, IMAGENET_STD, "std"), persistent=False)
+        self.register_buffer("mean", per_channel(mean, channels, IMAGENET_MEAN, "mean"), persistent=False)
+        self.register_buffer("std", per_channel(std, channels, IMAGENET_STD, "std"), persistent=False)
 
 
 def checked(arguments: dict[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mae_vlm.encoders.arithmetic import products
 from mae_vlm.encoders.image import ImageTower
-from mae_vlm.encoders.vit import _per_channel
+from mae_vlm.encoders.vit import per_channel
 from mae_vlm.types import Encoded, TokenSpace, sides
 
 
@@ -55,8 +55,8 @@ class Cnn(ImageTower):
         self.space = TokenSpace(height, width, stride, channels)
         self._width = int(self.cnn.num_features)
         self._check_map()
-        self.register_buffer("mean", _per_channel(mean, channels, timm.data.IMAGENET_DEFAULT_MEAN, "mean"), persistent=False)
-        self.register_buffer("std", _per_channel(std, channels, timm.data.IMAGENET_DEFAULT_STD, "std"), persistent=False)
+        self.register_buffer("mean", per_channel(mean, channels, timm.data.IMAGENET_DEFAULT_MEAN, "mean"), persistent=False)
+        self.register_buffer("std", per_channel(std, channels, timm.data.IMAGENET_DEFAULT_STD, "std"), persistent=False)
 
     @property
     def width(self) -> int:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mae_vlm.encoders.arithmetic import blocks, products
 from mae_vlm.encoders.image import ImageTower
-from mae_vlm.encoders.vit import IMAGENET_MEAN, IMAGENET_STD, SIZED, Vit, _checked_sizes, _per_channel
+from mae_vlm.encoders.vit import IMAGENET_MEAN, IMAGENET_STD, SIZED, Vit, checked_sizes, per_channel
 from mae_vlm.types import Encoded, TokenSpace, sides
 
 
@@ -65,7 +65,7 @@ class StemmedVit(Vit):
         shared |= {"drop_path_rate": drop_path, "class_token": class_tokens > 0}
         if name is None:
             TokenSpace(height, width_pixels, patch, channels)
-            shared |= _checked_sizes(width, depth, heads) | {"embed_layer": partial(_stem, patch=patch), "patch_size": 1}
+            shared |= checked_sizes(width, depth, heads) | {"embed_layer": partial(_stem, patch=patch), "patch_size": 1}
         self.vit = _hybrid(self.architecture, shared)
         self.vit.set_grad_checkpointing(checkpoint_blocks)
         ratio = self.vit.patch_embed.feat_ratio(as_scalar=True)
@@ -75,8 +75,8 @@ class StemmedVit(Vit):
         shape = (1, channels, height, width_pixels)
         with torch.no_grad():
             self._products, _ = products(self.vit.patch_embed, self.vit.patch_embed, shape)
-        self.register_buffer("mean", _per_channel(mean, channels, IMAGENET_MEAN, "mean"), persistent=False)
-        self.register_buffer("std", _per_channel(std, channels, IMAGENET_STD, "std"), persistent=False)
+        self.register_buffer("mean", per_channel(mean, channels, IMAGENET_MEAN, "mean"), persistent=False)
+        self.register_buffer("std", per_channel(std, channels, IMAGENET_STD, "std"), persistent=False)
 
     def visible(self, patches_BNP: Tensor, keep_BK: Tensor) -> Encoded:
         return ImageTower.visible(self, patches_BNP, keep_BK)

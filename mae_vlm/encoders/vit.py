@@ -82,7 +82,7 @@ class Vit(ImageTower):
         shared: dict[str, Any] = {"img_size": (height, width_pixels), "in_chans": channels, "num_classes": 0, "global_pool": "avg"}
         shared |= {"drop_path_rate": drop_path} if drop_path else {}
         if name is None:
-            sizes = _checked_sizes(768 if width is None else width, 12 if depth is None else depth, 12 if heads is None else heads)
+            sizes = checked_sizes(768 if width is None else width, 12 if depth is None else depth, 12 if heads is None else heads)
             patch = 16 if patch is None else patch
             TokenSpace(height, width_pixels, patch, channels)  # a wrong size is told before timm meets it
             self.architecture = SIZED
@@ -91,15 +91,15 @@ class Vit(ImageTower):
             }  # fmt: skip
         else:
             self.architecture = name
-            self.model_args = shared | _named_arguments(name, class_tokens, extra)
-        self.vit = _build(self.architecture, self.model_args)
+            self.model_args = shared | named_arguments(name, class_tokens, extra)
+        self.vit = build_vit(self.architecture, self.model_args)
         self.vit.set_grad_checkpointing(checkpoint_blocks)
         self.space = TokenSpace(height, width_pixels, self.vit.patch_embed.patch_size[0], channels)
         self.class_tokens = 0 if self.vit.cls_token is None else class_tokens  # a named model may have registers alone
         self._fill_positions(positions)
         mae_init(self.vit)
-        self.register_buffer("mean", _per_channel(mean, channels, IMAGENET_MEAN, "mean"), persistent=False)
-        self.register_buffer("std", _per_channel(std, channels, IMAGENET_STD, "std"), persistent=False)
+        self.register_buffer("mean", per_channel(mean, channels, IMAGENET_MEAN, "mean"), persistent=False)
+        self.register_buffer("std", per_channel(std, channels, IMAGENET_STD, "std"), persistent=False)
 
     @property
     def width(self) -> int:
@@ -178,13 +178,13 @@ class Vit(ImageTower):
         table.requires_grad = False
 
 
-def _checked_sizes(width: int, depth: int, heads: int) -> dict[str, int]:
+def checked_sizes(width: int, depth: int, heads: int) -> dict[str, int]:
     if min(width, depth, heads) < 1 or width % heads:
         raise ValueError(f"width {width}, depth {depth}, heads {heads} given: all must be positive and the width a multiple of the heads")
     return {"embed_dim": width, "depth": depth, "num_heads": heads}
 
 
-def _named_arguments(name: str, class_tokens: int, extra: int) -> dict[str, Any]:
+def named_arguments(name: str, class_tokens: int, extra: int) -> dict[str, Any]:
     """Arguments that turn a registered timm model into one whose last norm runs on every token."""
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
@@ -202,7 +202,7 @@ def _named_arguments(name: str, class_tokens: int, extra: int) -> dict[str, Any]
     return {"fc_norm": False} | ({"reg_tokens": extra} if extra else {}) | without
 
 
-def _build(architecture: str, arguments: dict[str, Any]) -> Any:
+def build_vit(architecture: str, arguments: dict[str, Any]) -> Any:
     try:
         vit = timm.create_model(architecture, pretrained=False, **arguments)
     except (AssertionError, TypeError, RuntimeError) as problem:
@@ -214,7 +214,7 @@ def _build(architecture: str, arguments: dict[str, Any]) -> Any:
     return vit
 
 
-def _per_channel(values: list[float] | None, channels: int, imagenet: tuple[float, ...], what: str) -> Tensor:
+def per_channel(values: list[float] | None, channels: int, imagenet: tuple[float, ...], what: str) -> Tensor:
     if values is None:
         values = list(imagenet) if channels == 3 else [0.5] * channels
     if len(values) != channels:

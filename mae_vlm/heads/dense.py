@@ -20,7 +20,7 @@ from mae_vlm.data.targets import BOXES
 from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.towers import Towers
 from mae_vlm.heads.base import Head
-from mae_vlm.heads.parts.box_answers import check_classes, drawn, known, measure, predictions
+from mae_vlm.heads.parts.box_answers import check_classes, drawn, known, measure, names_of, predictions
 from mae_vlm.heads.parts.box_metrics import BoxPrecision, box_tables
 from mae_vlm.heads.parts.boxes import decode, iou
 from mae_vlm.heads.parts.dense_detections import Detections, detect
@@ -83,10 +83,7 @@ class Dense(Head):
         most: int = 100,
     ) -> None:
         super().__init__(towers, weight)
-        if classes is None:
-            raise ValueError("a detector needs its classes, their number or names; the command line takes them from the data")
-        self.named = not isinstance(classes, int)
-        self.names = [str(number) for number in range(classes)] if isinstance(classes, int) else list(classes)
+        self.named, self.names = not isinstance(classes, int), names_of(classes)
         self.classes = len(self.names)
         if self.classes < 1 or layers < 0 or most < 1 or not 0 < overlap <= 1 or (width is not None and width < 1):
             raise ValueError(

@@ -92,10 +92,7 @@ class MaskRcnn(Head):
         most: int = 100,
     ) -> None:
         super().__init__(towers, weight)
-        if classes is None:
-            raise ValueError("a detector needs its classes, their number or names; the command line takes them from the data")
-        self.named = not isinstance(classes, int)
-        self.names = [str(number) for number in range(classes)] if isinstance(classes, int) else list(classes)
+        self.named, self.names = not isinstance(classes, int), box_answers.names_of(classes)
         self.classes = len(self.names)
         least = min(self.classes, width, hidden, proposals, windows, most)
         if least < 1 or not 0 < overlap <= 1 or not 0 <= score < 1:

@@ -101,10 +101,7 @@ class Queries(Head):
         most: int | None = None,
     ) -> None:
         super().__init__(towers, weight)
-        if classes is None:
-            raise ValueError("a detector needs its classes, their number or names; the command line takes them from the data")
-        self.named = not isinstance(classes, int)
-        self.names = [str(number) for number in range(classes)] if isinstance(classes, int) else list(classes)
+        self.named, self.names = not isinstance(classes, int), box_answers.names_of(classes)
         self.classes, self.groups, self.depths = len(self.names), groups, layers + 1
         self.most = (MOST if masks else _QUERIES) if most is None else most
         self.space, depth = towers.image.space, len(towers.image.vit.blocks)

@@ -17,6 +17,17 @@ from mae_vlm.heads.parts.dense_detections import Detections, above
 from mae_vlm.types import Batch, Prediction, Target
 
 
+def names_of(classes: int | list[str] | None) -> list[str]:
+    """Names of a detector's classes, which are their numbers where only how many there are is known.
+
+    Raises:
+        ValueError: nothing is known.
+    """
+    if classes is None:
+        raise ValueError("a detector needs its classes, their number or names; the command line takes them from the data")
+    return [str(number) for number in range(classes)] if isinstance(classes, int) else list(classes)
+
+
 def check_classes(names: list[str], named: bool, summary: Summary) -> None:
     """Whether a collection has boxes of the classes ``names``; where only their number is known (not ``named``), of as many.
 
