@@ -179,6 +179,7 @@ class Vit(ImageTower):
 
 
 def checked_sizes(width: int, depth: int, heads: int) -> dict[str, int]:
+    """Sizes of a transformer as timm calls them; ValueError where they are not positive or the width is no multiple of the heads."""
     if min(width, depth, heads) < 1 or width % heads:
         raise ValueError(f"width {width}, depth {depth}, heads {heads} given: all must be positive and the width a multiple of the heads")
     return {"embed_dim": width, "depth": depth, "num_heads": heads}
@@ -203,6 +204,7 @@ def named_arguments(name: str, class_tokens: int, extra: int) -> dict[str, Any]:
 
 
 def build_vit(architecture: str, arguments: dict[str, Any]) -> Any:
+    """Timm's model with random weights; ValueError where it is no plain ViT or timm cannot build it."""
     try:
         vit = timm.create_model(architecture, pretrained=False, **arguments)
     except (AssertionError, TypeError, RuntimeError) as problem:
@@ -215,6 +217,7 @@ def build_vit(architecture: str, arguments: dict[str, Any]) -> Any:
 
 
 def per_channel(values: list[float] | None, channels: int, imagenet: tuple[float, ...], what: str) -> Tensor:
+    """Means or deviations as ``[1, C, 1, 1]``: those given, ``imagenet`` for 3 channels, else 0.5; ValueError for another number."""
     if values is None:
         values = list(imagenet) if channels == 3 else [0.5] * channels
     if len(values) != channels:
