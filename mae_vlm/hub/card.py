@@ -17,7 +17,7 @@ from mae_vlm.report.recorded import Recorded
 _PICTURES = {
     "reconstruction": "Original, what the encoder saw, what the model made of it, both together; validation pictures.",
     "attention": "Where the class token and a chosen patch look.",
-    "features": "Patch features as colours: the first three principal components.",
+    "features": "Patch features as colours (the first three principal components), whole and without what tells their place.",
     "neighbours": "A query, and the validation pictures whose features are nearest.",
 }
 
@@ -110,6 +110,9 @@ def _use(subject: Subject) -> str:
     if subject.repo and not subject.encoder.get("num_classes"):
         lines += ["", "from mae_vlm import load  # resizes and normalises by itself", f'load("hf://{subject.repo}").encode(["a.jpg"])']
     lines.append("```")
+    if "words.safetensors" in subject.names:
+        place = f"hf://{subject.repo}" if subject.repo else "THIS_FOLDER"
+        lines += ["", f"Its towers of words are in `words.safetensors`: `python -m mae_vlm fit --model.weights {place}` takes them all."]
     bests = sorted({found[1] for name in subject.names if (found := re.fullmatch(r"(best\w*)/model\.safetensors", name))})
     if bests:
         lines += ["", f"The weights above are the newest; {', '.join(f'`{one}/`' for one in bests)} holds the best by validation."]
@@ -157,12 +160,18 @@ def _training_rows(subject: Subject) -> list[tuple[str, str]]:
         ("objectives", ", ".join(run.objectives) if not heads else ""),
         ("heads", ", ".join(heads) if isinstance(heads, dict) else ""),
         ("architecture", str(subject.encoder["architecture"]) + (", other sizes" if subject.encoder.get("model_args") else "")),
+        ("towers of words", ", ".join(filter(None, (_short(run.setting(f"model.{name}")) for name in ("text", "fusion"))))),
         ("steps", f"{subject.step:,}" + (f" of {run.max_steps:,}" if run.max_steps > subject.step else "")),
         ("pictures in a step", f"{run.batch_size:,}" if run.batch_size else ""),
         ("learned at", _pixels(subject)),
         ("precision", str(run.fact("precision") or run.setting("trainer.precision") or "")),
         ("every option", "[config.yaml](config.yaml)"),
     ]
+
+
+def _short(stated: Any) -> str:
+    """The class that a config names, without its module."""
+    return str(stated.get("class_path") or "").rpartition(".")[2] if isinstance(stated, dict) else ""
 
 
 def _pixels(subject: Subject) -> str:

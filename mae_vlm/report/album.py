@@ -17,7 +17,7 @@ _BUDGET = 6_000_000  # bytes of all pictures together
 _CAPTIONS = {
     "reconstruction": "Each row is one validation picture: the original, what the encoder saw, what the model made of it, both together.",
     "attention": "Where the class token and the chosen patch look.",
-    "features": "Patch features as colours: the first three principal components.",
+    "features": "Patch features as colours (the first three principal components), whole and without what tells their place.",
     "retrieved": "Under each picture the nearest of the captions of all pictures shown, and its own where that is another.",
     "words": "Right of each picture, for words of its caption: the patches that they attend to in the last layer of the fusion tower.",
     "neighbours": "Each row is a query and the validation pictures whose features are nearest.",

@@ -33,7 +33,7 @@ def test_every_kind_of_encoder_is_drawn(options):
     encoder = Vit(**SIZES, **options).eval()
     images = torch.randn(2, options.get("channels", 3), 32, 48)
     attention, colours = attention_pictures(encoder, images), colour_pictures(encoder, images)
-    assert attention.shape == (3, 2 * 36, 4 * 52) and colours.shape == (3, 2 * 36, 2 * 52)
+    assert attention.shape == (3, 2 * 36, 4 * 52) and colours.shape == (3, 2 * 36, 3 * 52)
     for sheet in (attention, colours):
         assert sheet.min() >= 0 and sheet.max() <= 1 and sheet.isfinite().all()
 
@@ -56,6 +56,21 @@ def test_the_main_directions_are_those_with_the_most_variance():
 def test_constant_pictures_have_colours_without_a_fault():
     encoder = Vit(**SIZES).eval()
     assert colour_pictures(encoder, torch.zeros(2, 3, 32, 48)).isfinite().all()
+
+
+def test_colours_of_what_tells_the_place_alone_are_taken_out():
+    """Pictures of one colour each: patches of a picture differ by their place alone, which is the same in all."""
+    encoder = Vit(**SIZES, positions="learned").eval()
+    for block in encoder.vit.blocks:  # which do nothing
+        for layer in (block.attn.proj, block.mlp.fc2):
+            torch.nn.init.zeros_(layer.weight)
+    encoder.vit.norm = torch.nn.Identity()
+    torch.nn.init.normal_(encoder.vit.pos_embed, std=10)
+    images = torch.randn(4, 3, 1, 1, generator=torch.Generator().manual_seed(0)).expand(4, 3, 32, 48)
+    rows = colour_pictures(encoder, images)[:, 2:, 2:].unfold(1, 32, 36).unfold(2, 48, 52)  # [3, picture, column, 32, 48]
+    assert rows[:, :, 1].std(dim=(-2, -1)).min() > 0.1
+    assert rows[:, :, 2].std(dim=(-2, -1)).max() < 1e-3 and rows[:, :, 2].std(dim=1).max() > 0.1
+    assert colour_pictures(encoder, images[:1]).shape == (3, 36, 2 * 52)
 
 
 def test_grey_and_coloured_columns_share_a_sheet():
