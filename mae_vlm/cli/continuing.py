@@ -11,9 +11,11 @@ from mae_vlm.cli.chooser import Choice, Chooser
 from mae_vlm.convert import native, native_run
 from mae_vlm.convert.channels import adapted
 from mae_vlm.convert.found import OTHERS, Decoder, Found, encoder_class
+from mae_vlm.encoders.text.base import TextTower
 from mae_vlm.encoders.weights import Filled
 from mae_vlm.learners.pretrain import Pretrainer
 from mae_vlm.objectives.pixels import Pixels
+from mae_vlm.tokens.words import read
 from mae_vlm.types import sides
 
 PRETRAINER = "mae_vlm.learners.pretrain.Pretrainer"
@@ -34,17 +36,35 @@ def decoder_as(c: Chooser, decoder: dict[str, Any], weights: str, explicit: froz
 
 
 def words_as(c: Chooser, words: dict[str, Any], weights: str, explicit: frozenset[str]) -> None:
-    """In a pretraining with words its towers of words as there, with their vocabulary; not one that the user has set an option of."""
+    """In a pretraining with words its towers of words as there, with their vocabulary.
+
+    The config's own wins where it is of another class, or the user has set an option of it; which one wins is said.
+    """
     if str(c.get("model.class_path")) != PRETRAINER:
         return
     for tower in ("text", "fusion"):
-        own = c.get(f"model.init_args.{tower}")
-        said = any(key.startswith(f"model.{tower}.") and key != f"model.{tower}.class_path" for key in explicit)
-        if isinstance(own, dict) and tower in words and not said and own != words[tower]:
-            c.config["model"]["init_args"][tower] = words[tower]
-            c.choices.append(
-                Choice(f"model.init_args.{tower}", words[tower]["class_path"], f"with its options and vocabulary as in {weights}")
-            )
+        own, there = c.get(f"model.init_args.{tower}"), words.get(tower)
+        if not isinstance(own, dict) or there is None or own == there:
+            continue
+        if own.get("class_path") != there["class_path"]:
+            why = f"named here, and wins over the {_name(there)} of {weights}, whose weights stay behind; name that class to take them"
+        elif said := _set_otherwise(tower, own, there, explicit):
+            why = f"with its options set here, which win over those of {weights} as {said[0]} is set; set none to take them"
+        else:
+            c.config["model"]["init_args"][tower], why = there, f"with its options and vocabulary as in {weights}"
+        c.choices.append(Choice(f"model.init_args.{tower}", c.get(f"model.init_args.{tower}")["class_path"], why))
+
+
+def _set_otherwise(tower: str, own: dict[str, Any], there: dict[str, Any], explicit: frozenset[str]) -> list[str]:
+    """The options of a tower that the user has set to something else than they are there."""
+    options, theirs = own.get("init_args") or {}, there.get("init_args") or {}
+    set_here = {key for key in explicit if key.startswith(f"model.{tower}.") and key != f"model.{tower}.class_path"}
+    return sorted(key for key in set_here if options.get(name := key.split(".")[2]) != theirs.get(name))
+
+
+def _name(stated: dict[str, Any]) -> str:
+    """The name of a config's class without its module."""
+    return str(stated["class_path"]).rpartition(".")[2]
 
 
 def adopt(model: Pretrainer, weights: str) -> str:
@@ -67,23 +87,43 @@ def adopt(model: Pretrainer, weights: str) -> str:
 
 
 def _adopt_words(model: Pretrainer, weights: str) -> str:
-    """Take the towers of words where both have them.
+    """Take the towers of words where both have them, of the same class and with the same vocabulary.
 
     Raises:
         ValueError: they are of another size, with both sizes.
     """
     if model.towers.text is None:
         return ""
-    there = native.stated_words(weights)[1]
-    if not any(name.startswith("text.") for name in there):
+    stated, there = native.stated_words(weights)
+    if "text" not in stated or not any(name.startswith("text.") for name in there):
         return "towers of words: none there, begin anew"
+    if why := _strange(model.towers.text, stated["text"]):
+        return f"towers of words: begin anew, as {why}"
+    own, other = model.towers.fusion, stated.get("fusion")
+    if own is not None and other is not None and not _is_of(own, other):
+        there = {name: value for name, value in there.items() if not name.startswith("fusion.")}
     try:
         filled = model.adopt_words(there)
     except ValueError as problem:
         raise ValueError(f"model.weights {weights}: {problem}") from problem
     new = f", missing there and new: {', '.join(filled.missing)}" if filled.missing else ""
     taken = sum(not name.startswith("image.") for name in there) - len(filled.unexpected)
-    return f"towers of words: {taken} weights taken{new}"
+    useless = filled.unexpected
+    left = f", {len(useless)} of no use here, such as {', '.join(useless[:3])}" if useless else ""
+    return f"towers of words: {taken} weights taken{new}{left}"
+
+
+def _strange(own: TextTower, there: dict[str, Any]) -> str:
+    """Why the weights of a text tower say nothing to another one; empty where they do."""
+    if not _is_of(own, there):
+        return f"the text tower there is a {_name(there)}"
+    place = (there.get("init_args") or {}).get("vocabulary")
+    same = place is None or read(place).tokenizer.get_vocab() == own.vocabulary.tokenizer.get_vocab()
+    return "" if same else "the vocabulary there is another; leave model.text's options open to take both"
+
+
+def _is_of(own: object, there: dict[str, Any]) -> bool:
+    return f"{type(own).__module__}.{type(own).__name__}" == str(there["class_path"])
 
 
 def grid_of(stated: dict[str, Any], state: dict[str, Tensor]) -> tuple[int, int]:

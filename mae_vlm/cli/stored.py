@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_vlm.convert import native
+from mae_vlm.convert.native_run import CONVERTED
 
 # What describes a collection: of no use for another one. Its look (size, channels, mean) belongs to the weights and stays.
 _COLLECTION = (
@@ -44,7 +45,16 @@ def _saved_at(run: Path) -> float:
 
 
 def base_config(stored: dict[str, Any], verb: str, explicit: dict[str, Any]) -> dict[str, Any]:
-    """The part of a stored config that a new run starts from, below whatever is explicit (flat dotted keys)."""
+    """The part of a stored config that a new run starts from, below whatever is explicit (flat dotted keys).
+
+    Raises:
+        ValueError: another batch size than the run's, or weights alone, where a training is to go on.
+    """
+    if verb == "fit" and (origin := stored.get(CONVERTED)) is not None:
+        raise ValueError(
+            f"--ckpt_path {explicit.get('ckpt_path')} was converted ({origin}) and holds no state of a training to go on with; "
+            f"start from its weights by --model.weights {explicit.get('ckpt_path')}"
+        )
     base: dict[str, Any] = {name: stored[name] for name in ("seed_everything", "model", "data") if name in stored}
     base["data"] = dict(base.get("data") or {})
     base["data"].pop("num_workers", None)  # belongs to the machine

@@ -8,24 +8,29 @@ from pathlib import Path
 from mae_vlm.commands.arguments import Arguments, complain
 
 _ABOUT = """Write a model in another format. SRC is told by its content: a run folder or checkpoint of ours, a folder of timm or of
-transformers, a .pth of the MAE paper's code, or hf://org/name. What has no place in the target is listed."""
+transformers, a .pth of the MAE paper's code, of open_clip or of ALBEF (a folder that holds nothing else will do), or hf://org/name. A text
+tower comes along to native where its tokenizer.json or vocab.txt lies beside. What has no place in the target is listed."""
 _FORMS = {
     "native": "a run folder of ours, for --model.weights and mae_vlm.load",
     "timm": "config.json and model.safetensors for timm's local-dir: names",
     "transformers": "a ViTMAE folder",
     "facebook": "model.pth with the names of the MAE paper's code",
     "onnx": "model.onnx, and model.int8.onnx with --int8",
+    "torch_export": "model.pt2, a program of torch.export",
 }
 
 
 def main(arguments: list[str]) -> int:
     """Convert a model; 0 when written, 1 when the source or the target is at fault."""
     options = _parser().parse_args(arguments)
-    if options.to != "onnx" and (options.int8 or options.data or options.head):
-        complain("--int8, --data and --head belong to --to onnx")
+    if options.to != "onnx" and (options.int8 or options.data):
+        complain("--int8 and --data belong to --to onnx")
+        return 2
+    if options.to not in _GRAPHS and options.head:
+        complain(f"--head belongs to --to {' and --to '.join(_GRAPHS)}")
         return 2
     try:
-        return _onnx(options) if options.to == "onnx" else _convert(options)
+        return _GRAPHS.get(options.to, _convert)(options)
     except (ValueError, OSError) as problem:
         complain(" ".join(str(problem).split()))
         return 1
@@ -45,7 +50,7 @@ def _parser() -> Arguments:
     parser.add_argument("--weights", default="raw", choices=["raw", "ema"], help="raw: as trained (default); ema: their moving average")
     parser.add_argument("--classifier", action="store_true", help="timm, facebook: a fine-tuned classifier with its last layer")
     parser.add_argument(
-        "--head", metavar="NAME", help="onnx: the head to export of a fine-tuned run; default: its only one, or the encoder"
+        "--head", metavar="NAME", help="onnx, torch_export: the head to export of a fine-tuned run; default: its only one, or the encoder"
     )
     parser.add_argument("--int8", action="store_true", help="onnx: also with 8-bit weights, deviation and speed beside float32's")
     parser.add_argument(
@@ -72,3 +77,14 @@ def _onnx(options: argparse.Namespace) -> int:
     for line in export(options.source, options.out, options.weights, options.head, options.int8, options.data, options.force):
         print(line)
     return 0
+
+
+def _program(options: argparse.Namespace) -> int:
+    from mae_vlm.convert.program import export
+
+    for line in export(options.source, options.out, options.weights, options.head, options.force):
+        print(line)
+    return 0
+
+
+_GRAPHS = {"onnx": _onnx, "torch_export": _program}

@@ -1,4 +1,4 @@
-"""transformers' CLIP and SigLIP folders: the picture's tower, and of CLIP the text's."""
+"""transformers' CLIP and SigLIP folders: the picture's tower and the text's."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mae_vlm.convert import naming, tensors
+from mae_vlm.convert import naming, tensors, words
 from mae_vlm.convert.found import Found, Text, encoder_of, split
 from mae_vlm.convert.transformers import seen_by, sizes_of, timm_options
 
@@ -24,7 +24,7 @@ _RULES = (
     (r"(?:vision_model\.)?pre_layrnorm\.", "norm_pre."),  # their spelling
     (r"(?:vision_model\.)?post_layernorm\.", "norm."),
 )
-_TEXT = "text_model."
+_TEXT, _LEFT = "text_model.", ("head.weight", "head.bias", "embeddings.position_ids")
 
 
 def read(folder: Path, config: dict[str, Any]) -> Found:
@@ -34,13 +34,14 @@ def read(folder: Path, config: dict[str, Any]) -> Found:
         ValueError: a damaged file, or options that our encoder does not have.
     """
     vision, weights = config.get("vision_config") or config, tensors.of_folder(folder)
-    told = {name: weights.pop(name) for name in list(weights) if name.startswith(_TEXT)}
+    told = words.taken(weights, _TEXT)
     clip = str(config.get("model_type")).startswith("clip")
     shaped = {name: _shaped(name, value) for name, value in naming.renamed(weights, _RULES).items()}
     unused, notes = list[str](), list[str]()
     placed = split(naming.fused(shaped, folder), unused)
-    text = _text(folder, config, told, notes) if told and clip else None
-    unused += sorted(told) if text is None else []
+    unused += sorted(f"{_TEXT}{name}" for name in _LEFT if told.pop(name, None) is not None)
+    text = _text(folder, config, told, clip, notes) if told else None
+    unused += sorted(f"{_TEXT}{name}" for name in told) if text is None else []
     sizes = sizes_of(vision) | seen_by(folder, *((MEAN, STD) if clip else ((0.5,) * 3, (0.5,) * 3)))
     sizes |= {"positions": "learned"} | ({} if clip else {"class_tokens": 0})
     options = timm_options(vision, folder) | ({"pre_norm": True} if clip else {})
@@ -61,17 +62,14 @@ def _shaped(name: str, value: Tensor) -> Tensor:
     return value[None] if name == "pos_embed" else value[None, None] if name == "cls_token" else value
 
 
-def _text(folder: Path, config: dict[str, Any], weights: dict[str, Tensor], notes: list[str]) -> Text | None:
-    """The text tower, where the folder holds its vocabulary as tokenizer.json; there is no text tower of ours without one."""
-    vocabulary = folder / "tokenizer.json"
-    if not vocabulary.is_file():
-        notes.append("no tokenizer.json there: its text tower is left behind")
-        return None
-    stated = {key: value for key, value in (config.get("text_config") or {}).items() if value is not None} | {
-        "model_type": "clip_text_model"
-    }
-    options = {"vocabulary": str(vocabulary), "config": stated, "length": int(stated.get("max_position_embeddings", 77))}
-    return Text(
-        {"class_path": "mae_vlm.encoders.text.transformer.Transformer", "init_args": options},
-        {f"text.model.{name.removeprefix(_TEXT)}": value for name, value in weights.items()},
-    )
+def _text(folder: Path, config: dict[str, Any], weights: dict[str, Tensor], clip: bool, notes: list[str]) -> Text | None:
+    """The text tower; SigLIP's last layer belongs to its one feature of a text, which ours are not."""
+    from transformers import CLIPTextConfig, SiglipTextConfig
+
+    kind = CLIPTextConfig if clip else SiglipTextConfig
+    stated = {key: value for key, value in (config.get("text_config") or {}).items() if value is not None}
+    sizes = {name: stated.get(name, getattr(kind(), name)) for name in ("vocab_size", "max_position_embeddings")}
+    found = words.text_of(folder, stated | sizes | {"model_type": kind.model_type}, weights, notes)
+    if found is not None and not clip:
+        notes.append("SigLIP was trained on texts padded to their whole length, and reads the padding; here nobody sees it")
+    return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mae_vlm.convert import albef, facebook, open_clip, tensors, timm
+from mae_vlm import pieces
+from mae_vlm.convert import albef, facebook, open_clip, pushed_words, tensors, timm
 from mae_vlm.convert.found import Found
 from mae_vlm.hub.names import fetched, is_name
 from mae_vlm.types import CHECKPOINT_KEY
@@ -23,6 +25,7 @@ _READERS = {
     "blip": "blip",
     "dinov3_vit": "dinov3",
 }
+_PICKLES = (".pth", ".pt", ".bin")
 KNOWN = "a run of ours, a timm folder, a transformers folder, a .pth of the MAE paper's code, of open_clip or of ALBEF"
 
 
@@ -44,9 +47,23 @@ def read(source: str | Path) -> Found | None:
         if (place.parent / "config.json").is_file():
             return _folder(place.parent)
         raise ValueError(f"{place} has no config.json beside it to say what its weights are of; known are {KNOWN}")
-    if place.is_file() and place.suffix in (".pth", ".pt", ".bin"):
+    if place.is_file() and place.suffix in _PICKLES:
         return _pickle(place)
+    if place.is_dir() and not (place / "checkpoints").is_dir() and not pieces.in_pieces(place):
+        return _lone(place)
     return None
+
+
+def _lone(folder: Path) -> Found | None:
+    """What the one file of weights in a folder holds, as ``convert --to facebook`` writes it; None where there is none.
+
+    Raises:
+        ValueError: there are several, among which nobody can choose.
+    """
+    files = sorted(file for file in folder.iterdir() if file.is_file() and file.suffix in (*_PICKLES, ".safetensors"))
+    if len(files) > 1:
+        raise ValueError(f"{folder} holds {len(files)} files of weights, {', '.join(file.name for file in files[:3])}; name one of them")
+    return read(files[0]) if files else None
 
 
 def _on_hub(name: str) -> Path | None:
@@ -66,7 +83,7 @@ def _on_hub(name: str) -> Path | None:
 def _folder(folder: Path) -> Found:
     config = tensors.json_of(folder / "config.json")
     if isinstance(config.get("architecture"), str):
-        return timm.read(folder)
+        return replace(timm.read(folder), text=pushed_words.beside(folder))  # a push of ours puts words beside
     kind = config.get("model_type")
     if kind not in _READERS:
         raise ValueError(

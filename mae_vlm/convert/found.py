@@ -39,10 +39,20 @@ class Classifier:
 
 @dataclass(frozen=True)
 class Text:
-    """A text tower: its class and options, and its weights by its own names."""
+    """Towers of words: class and options of the text's, and of a fusion where there is one; weights by the names of ``encoders.towers``.
+
+    ``joint`` are the options of the space that pictures and texts share, where there is one.
+    """
 
     stated: dict[str, Any]
     weights: dict[str, Tensor]
+    fusion: dict[str, Any] | None = None
+    joint: dict[str, Any] | None = None
+
+    def all_stated(self) -> dict[str, Any]:
+        """All of it by name: text, fusion, joint."""
+        told = {"text": self.stated, "fusion": self.fusion, "joint": self.joint}
+        return {name: one for name, one in told.items() if one is not None}
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class Graph:
         encoder: for the sizes.
         sized: whether height and width may differ from the encoder's own, by whole patches.
         names: of classes, where it has any.
+        head: of a fine-tuned run, which can measure the outputs; None of an encoder alone.
     """
 
     module: nn.Module
@@ -45,6 +46,7 @@ class Graph:
     encoder: Vit
     sized: bool
     names: tuple[str, ...] = ()
+    head: Head | None = None
 
 
 def graph_of(source: str, weights: str = "raw", head: str | None = None) -> Graph:
@@ -82,7 +84,7 @@ def _built(name: str, stated: dict[str, Any], state: dict[str, Tensor], towers: 
     if kind is None:
         allowed = ", ".join(kind.__name__ for kind in kinds)
         raise ValueError(
-            f"head {name} is a {stated.get('class_path')}, which has no ONNX form here; those of {allowed} have, and --head encoder"
+            f"head {name} is a {stated.get('class_path')}, which has no graph to export here; those of {allowed} have, and --head encoder"
         )
     options = dict(stated.get("init_args") or {})
     if isinstance(options.get("decoder"), dict):
@@ -108,11 +110,11 @@ def _with_head(head: Head, encoder: Vit) -> Graph:
     towers = Towers(encoder)
     if isinstance(head, Classify):
         names = tuple(head.names or ())
-        return Graph(Classified(encoder, head), ("logits",), encoder, _resizable(encoder), names)
+        return Graph(Classified(encoder, head), ("logits",), encoder, _resizable(encoder), names, head)
     if isinstance(head, Segment):
-        return Graph(Segmented(towers, head), ("logits",), encoder, False, tuple(head.names))
+        return Graph(Segmented(towers, head), ("logits",), encoder, False, tuple(head.names), head)
     assert isinstance(head, Dense)
-    return Graph(Detected(towers, head), ("boxes", "scores"), encoder, False, tuple(head.names))
+    return Graph(Detected(towers, head), ("boxes", "scores"), encoder, False, tuple(head.names), head)
 
 
 def _resizable(encoder: Vit) -> bool:

@@ -1,4 +1,4 @@
-"""An encoder that a push has put on the hub, by its name ``hf://org/name``."""
+"""An encoder, and its towers of words, that a push has put on the hub, by the name ``hf://org/name``."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import yaml
 from safetensors.torch import load_file
 from torch import Tensor
 
+from mae_vlm.convert import pushed_words
+from mae_vlm.convert.found import Text
 from mae_vlm.hub.names import fetched
 
 
@@ -27,3 +29,18 @@ def stated_encoder(name: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if "fc_norm.weight" in weights:
         raise ValueError(f'{name} is a classifier; open it with timm.create_model("hf-hub:{name.removeprefix("hf://")}", pretrained=True)')
     return found, {f"vit.{key}": value for key, value in weights.items()}
+
+
+def text(name: str) -> Text | None:
+    """The towers of words of a pushed run; None where it has none.
+
+    Raises:
+        ValueError: the hub does not give them, or they are damaged.
+    """
+    try:
+        fetched(name, pushed_words.STATED)
+    except ValueError as problem:
+        if f"it has no {pushed_words.STATED}" not in str(problem):
+            raise
+        return None
+    return pushed_words.read(fetched(name, *pushed_words.FILES))

@@ -28,8 +28,15 @@ def find_checkpoint(path: str | Path) -> Path:
     One that cannot be held against a checksum is taken, with a warning.
 
     Raises:
-        ValueError: there is none, or the file named is damaged.
+        ValueError: there is none, or the file named is damaged; or it is of another format, or a name on the hub.
     """
+    if is_name(path):
+        raise ValueError(f"{path} is a name on the hub, no checkpoint; start from its weights by --model.weights, or download it first")
+    if (other := elsewhere(path)) is not None:
+        raise ValueError(
+            f"{path} holds weights of {other.kind}, no checkpoint of a run: start from them by --model.weights {path}, or make a run of "
+            f"them by python -m mae_vlm convert {path} --to native --out DIR"
+        )
     place = Path(path)
     if place.is_dir() and not pieces.in_pieces(place):
         return newest_whole(place)
@@ -182,11 +189,15 @@ def stated_words(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         ValueError: see :func:`read`.
     """
     if (found := elsewhere(path)) is not None:
-        text = found.text
-        return ({}, {}) if text is None else ({"text": text.stated}, text.weights)
+        return ({}, {}) if found.text is None else (found.text.all_stated(), found.text.weights)
     if is_name(path):
-        return {}, {}
-    config, state = read(path)
+        text = hub_run.text(str(path))
+        return ({}, {}) if text is None else (text.all_stated(), text.weights)
+    return words_of(*read(path))
+
+
+def words_of(config: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The same of what :func:`read` gives."""
     options = config["model"]["init_args"]
     towers = {name.removeprefix("towers."): value for name, value in state.items() if name.startswith("towers.")}
     told = {name: options[name] for name in ("text", "fusion") if options.get(name) is not None}

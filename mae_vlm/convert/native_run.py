@@ -14,10 +14,12 @@ from mae_vlm.convert import native
 from mae_vlm.convert.found import Classifier, Decoder, Found, Text
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.hub.names import is_name
+from mae_vlm.tokens import words
 from mae_vlm.types import CHECKPOINT_FORMAT, CHECKPOINT_KEY
 
 _PIXELS, _CLASSIFY = "mae_vlm.objectives.pixels.Pixels", "mae_vlm.heads.classify.Classify"
 OURS = "a run of ours"
+CONVERTED = "converted"  # in the config that a checkpoint keeps: what it was made of, and that no training has left a state in it
 
 
 def read(source: str | Path, weights: str = "raw") -> Found:
@@ -38,8 +40,8 @@ def read(source: str | Path, weights: str = "raw") -> Found:
     options = config["model"]["init_args"]
     decoder, left = _decoder(options.get("objectives") or {}, state)
     classifier, more = _classifier(options.get("heads") or {}, state)
-    words = [name for name in ("text", "fusion") if options.get(name) is not None]
-    notes = [f"left behind: {', '.join([*left, *more, *words])}"] if [*left, *more, *words] else []
+    left += [*more, *(name for name in ("text", "fusion") if options.get(name) is not None)]
+    notes = [f"left behind: {', '.join(left)}"] if left else []
     ratio = ((options.get("masking") or {}).get("init_args") or {}).get("ratio", 0.75)
     may_lack = ("vit.norm.weight", "vit.norm.bias") if "vit.norm.weight" not in tower else ()
     return Found(OURS, str(source), encoder, tower, decoder, classifier, ratio=ratio, notes=tuple(notes), may_lack=may_lack)
@@ -91,16 +93,21 @@ def write(found: Found, encoder: Vit, folder: Path) -> list[Path]:
     mark: dict[str, Any] = {"format": CHECKPOINT_FORMAT}
     if found.text is not None:
         mark["text"] = _text(found.text, model, state)
-    config = yaml.safe_dump({"seed_everything": 0, "model": model, "data": data}, sort_keys=False)
+    origin = f"{found.kind}: {found.place}"
+    config = {"seed_everything": 0, "model": model, "data": data}
     content = {
-        CHECKPOINT_KEY: mark | {"config": config, "made_by": f"mae_vlm {__version__} convert", "from": f"{found.kind}: {found.place}"},
+        CHECKPOINT_KEY: mark | {"config": _yaml(config | {CONVERTED: origin}), "made_by": f"mae_vlm {__version__} convert", "from": origin},
         "state_dict": {name: value.detach().contiguous().clone() for name, value in state.items()},
         "epoch": 0, "global_step": 0, "pytorch-lightning_version": "2.6.6", "optimizer_states": [], "lr_schedulers": [],
     }  # fmt: skip
     file = folder / "checkpoints" / storage.LAST
     storage.write_whole(file, lambda stream: torch.save(content, stream), step=0)
-    (folder / "config.yaml").write_text(config)
+    (folder / "config.yaml").write_text(_yaml(config))
     return [file, folder / "config.yaml"]
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    return yaml.safe_dump(config, sort_keys=False)
 
 
 def _pretrainer(found: Found, state: dict[str, Tensor]) -> dict[str, Any]:
@@ -127,9 +134,11 @@ def _finetuner(found: Found, state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 def _text(text: Text, model: dict[str, Any], state: dict[str, Tensor]) -> dict[str, Any]:
-    """What the checkpoint must hold of the text tower; its config names the class, its weights go to the rest."""
+    """What the checkpoint must hold of the text tower; its config names the classes, the weights go to the rest."""
     options = dict(text.stated["init_args"])
-    vocabulary = Path(options.pop("vocabulary")).read_text(encoding="utf-8")
+    vocabulary = words.read(options.pop("vocabulary")).json
     model["init_args"]["text"] = {"class_path": text.stated["class_path"], "init_args": options}
+    if text.fusion is not None:
+        model["init_args"]["fusion"] = text.fusion
     state |= {f"towers.{name}": value for name, value in text.weights.items()}
     return {"vocabulary": vocabulary, "config": options["config"]}

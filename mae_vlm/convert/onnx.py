@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +16,11 @@ from torch import Tensor
 from mae_vlm.convert import outlet
 from mae_vlm.convert.embedder import Embedder
 from mae_vlm.convert.graph import Graph, graph_of
+from mae_vlm.convert.program import described, exported, held_against
 from mae_vlm.data.collection import open_collection
 from mae_vlm.data.sources.base import Place
 
 FILE, SMALL = "model.onnx", "model.int8.onnx"
-_CLOSE = 1e-4  # of the largest number that PyTorch gives, and at least of 1
 _OPSET = 20
 _MOST = 512  # pictures that the 8-bit model is held against float32 on
 
@@ -54,33 +53,6 @@ def _installed() -> None:
         raise ValueError(f"--to onnx needs the package {problem.name}: pip install 'mae_vlm[onnx]'") from problem
 
 
-def described(graph: Graph) -> dict[str, Any]:
-    """What who uses the file must know: input, outputs, classes."""
-    space = graph.encoder.space
-    size: list[Any] = [f"multiple of {space.patch}"] * 2 if graph.sized else [space.height, space.width]
-    told = {
-        "input": "pixels: float32 from 0 to 1, not normalised",
-        "shape": ["batch", space.channels, *size],
-        "trained_at": [space.height, space.width],
-    }
-    return told | {"outputs": list(graph.outputs)} | ({"label_names": list(graph.names)} if graph.names else {})
-
-
-def exported(graph: Graph) -> torch.export.ExportedProgram:
-    """The graph as torch.export gives it: any number of pictures, and any grid of patches where it allows."""
-    space = graph.encoder.space
-    batch = torch.export.Dim("batch", min=1, max=4096)
-    shape: dict[int, Any] = {0: batch}
-    if graph.sized:
-        shape |= {2: space.patch * torch.export.Dim("rows", min=2, max=512), 3: space.patch * torch.export.Dim("columns", min=2, max=512)}
-    # sizes that are no special case of any other
-    sides = [max(3, space.rows) * space.patch, (max(3, space.columns) + 1) * space.patch] if graph.sized else [space.height, space.width]
-    pixels_BCHW = torch.rand(3, space.channels, *sides)
-    with torch.no_grad(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return torch.export.export(graph.module.eval(), (pixels_BCHW,), dynamic_shapes=(shape,), strict=False)
-
-
 def to_file(graph: Graph, file: Path) -> Path:
     """Write the graph as an ONNX file with its weights inside."""
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
@@ -96,28 +68,8 @@ def to_file(graph: Graph, file: Path) -> Path:
 
 
 def checked(graph: Graph, file: Path) -> str:
-    """Hold the file against PyTorch, at another number of pictures and, where it allows, another size; a line that says how near it is.
-
-    Raises:
-        ValueError: they differ by more than 1e-4.
-    """
-    space, run, worst = graph.encoder.space, session(file), 0.0
-    draw = torch.Generator().manual_seed(0)
-    sizes = [(1, space.height, space.width), (5, space.height, space.width)]
-    sizes += [(2, space.height + space.patch, space.width + 2 * space.patch)] if graph.sized else []
-    for count, height, width in sizes:
-        pixels_BCHW = torch.rand(count, space.channels, height, width, generator=draw)
-        with torch.no_grad():
-            expected = graph.module(pixels_BCHW)
-        for name, ours, theirs in zip(graph.outputs, expected, run(pixels_BCHW), strict=True):
-            difference = float((ours - theirs).abs().max()) / max(1.0, float(ours.abs().max()))
-            worst = max(worst, difference)
-            if difference > _CLOSE:
-                raise ValueError(
-                    f"{name} of {file.name} differs from PyTorch's by {difference:.1e} at {count} x {height} x {width}; nothing is written"
-                )
-    told = "any height and width of whole patches" if graph.sized else f"{space.height} x {space.width} pixels"
-    return f"{file.name}: {', '.join(graph.outputs)}; any number of pictures, {told}; within {worst:.1e} of PyTorch in onnxruntime"
+    """Hold the file against PyTorch: see :func:`mae_vlm.convert.program.held_against`."""
+    return held_against(graph, session(file), file.name, "onnxruntime")
 
 
 def session(file: Path) -> Callable[[Tensor], list[Tensor]]:

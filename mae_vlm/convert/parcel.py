@@ -12,7 +12,7 @@ from typing import TypeVar
 import yaml
 
 from mae_vlm import __version__, pieces, storage
-from mae_vlm.convert import native, timm, timm_classifier
+from mae_vlm.convert import native, pushed_words, timm, timm_classifier
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.hub import record, secrecy
 from mae_vlm.hub.card import Subject, card
@@ -78,10 +78,13 @@ def _with_newest(run: Path, do: Callable[[Path], T]) -> T:
 def _pack(told: recorded.Recorded, checkpoint: Path, into: Path, wishes: Wishes, repo: str | None) -> Parcel:
     shutil.rmtree(into, ignore_errors=True)
     into.mkdir(parents=True)
-    config, step = native.read(checkpoint, wishes.weights)[0], native.step_of(checkpoint)
+    (config, state), step = native.read(checkpoint, wishes.weights), native.step_of(checkpoint)
+    words = {file.name: file for file in pushed_words.write(*native.words_of(config, state), into)}
     clean = secrecy.cleaned(config)
+    if words:
+        clean["model"]["init_args"]["text"]["init_args"]["vocabulary"] = pushed_words.VOCABULARY
     told = replace(told, config=clean, facts=secrecy.cleaned(told.facts))
-    files = _models(told.folder, checkpoint, into, wishes)
+    files = _models(told.folder, checkpoint, into, wishes) | words
     files["config.yaml"] = _write(into / "config.yaml", yaml.safe_dump(clean, sort_keys=False).encode())
     if wishes.pictures:
         files |= {f"pictures/{name}.png": steps[-1][1] for name, steps in by_kind(told.pictures).items()}

@@ -136,7 +136,7 @@ def test_a_head_that_is_not_there_or_has_no_graph_is_told(tmp_path, capsys):
     source = write(tmp_path / "run", {"heads": {"a": {"class_path": "mae_vlm.heads.probe.Probe"}}}, state, ENCODER)
     for words, told in (
         (["--head", "b"], "has no head b; there are a"),
-        ([], "which has no ONNX form here; those of Classify, Segment, Dense have"),
+        ([], "which has no graph to export here; those of Classify, Segment, Dense have"),
     ):
         assert convert_by_command(source, "--to", "onnx", "--out", tmp_path / "out", *words) == 1
         assert told in capsys.readouterr().err

@@ -146,6 +146,8 @@ def _from_config(stated: dict[str, Any], dropout: float) -> Any:
         )
     try:
         config = CONFIG_MAPPING[kind](**options)
+        if kind == "siglip_text_model":  # AutoModel knows it with its pictures' tower alone
+            return _siglip(_dropped(config, dropout))
         return AutoModel.from_config(_dropped(config, dropout), attn_implementation="sdpa", **_without_pooler(config))
     except (ValueError, TypeError) as problem:
         raise ValueError(f"transformers cannot build a text tower of type {kind}: {' '.join(str(problem).split())}") from None
@@ -154,6 +156,15 @@ def _from_config(stated: dict[str, Any], dropout: float) -> Any:
 def _without_pooler(config: Any) -> dict[str, bool]:
     """A pooler that nobody looks at would be a weight without a gradient."""
     return {"add_pooling_layer": False} if config.model_type in ("bert", "roberta", "xlm-roberta", "camembert") else {}
+
+
+def _siglip(config: Any) -> Any:
+    """Without its last layer, which makes one feature of a text, and would be a weight without a gradient, too."""
+    from transformers import SiglipTextModel
+
+    model = SiglipTextModel._from_config(config, attn_implementation="sdpa")
+    model.head = nn.Identity()
+    return model
 
 
 def _dropped(config: Any, dropout: float) -> Any:
