@@ -8,6 +8,30 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
 
 import pytest
 
+# files that take long: they go first, so that no process is alone with one when the others have done all
+LONG = {
+    "test_cli_finetune.py",
+    "test_cli_processes.py",
+    "test_cli_tune.py",
+    "test_configs.py",
+    "test_docs.py",
+    "test_finetune_sharding.py",
+    "test_learners_sharding.py",
+    "test_notebook.py",
+    "test_prep_shards.py",
+    "test_wheel.py",
+}
+
+
+def pytest_configure(config):
+    """Files are dealt to several processes in the order of :data:`LONG`, not by their number of tests: long ones often have few."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in LONG)
+
 
 @pytest.fixture(autouse=True)
 def nothing_decided_before():

@@ -33,14 +33,23 @@ def header(path: Path) -> str:
     return "\n".join(line.removeprefix("#").strip() for line in lines if line.startswith("#"))
 
 
+@pytest.fixture(scope="module")
+def known() -> dict[tuple[str, ...], str]:
+    """What was printed before, by command line: several tests look at one config."""
+    return {}
+
+
 @pytest.fixture
-def printed(capsys, monkeypatch):
+def printed(capsys, monkeypatch, known):
     """The whole config that a command line amounts to, as --print_config tells it."""
     monkeypatch.chdir(REPOSITORY)
 
     def resolve(*words):
-        assert in_process("fit", *words, "--print_config") == 0, capsys.readouterr().err
-        return yaml.safe_load(capsys.readouterr().out)
+        told = tuple(map(str, words))
+        if told not in known:
+            assert in_process("fit", *words, "--print_config") == 0, capsys.readouterr().err
+            known[told] = capsys.readouterr().out
+        return yaml.safe_load(known[told])
 
     return resolve
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from mae_vlm.convert import native
 from mae_vlm.data.module import Data
 from mae_vlm.heads.parts.windows import check_canvas
@@ -43,6 +45,20 @@ def check_pictures(model: Any, data: Data) -> None:
         check_canvas(sides(data.val_size), space)
     except ValueError as problem:
         raise ValueError(f"data.val_size {data.val_size}: {problem}") from None
+
+
+def check_batchnorm(model: nn.Module, processes: int, device: str) -> None:
+    """``trainer.sync_batchnorm`` against what torch can do.
+
+    Raises:
+        ValueError: several processes would normalise together on CPUs.
+    """
+    norms = [name for name, module in model.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    if norms and processes > 1 and device == "cpu":
+        raise ValueError(
+            f"trainer.sync_batchnorm given with {processes} processes on CPUs, where torch cannot normalise over all of them "
+            f"({norms[0]}); leave it out, or train on GPUs"
+        )
 
 
 def check_weights(model: Any, checkpoint: Path) -> None:

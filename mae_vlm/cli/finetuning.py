@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import Callback
 
 from mae_vlm.callbacks.embeddings import Embeddings
 from mae_vlm.callbacks.predictions import Predictions
-from mae_vlm.cli import continuing
+from mae_vlm.cli import continuing, distilling
 from mae_vlm.cli.chooser import Choice, Chooser
 from mae_vlm.cli.console import say
 from mae_vlm.convert import native, native_run, trust
@@ -52,9 +52,12 @@ class Start(NamedTuple):
 def start(config: dict[str, Any], explicit: Iterable[str]) -> Start | None:
     """Where a fine-tuning or a pretraining starts, by ``model.weights`` of its config; ``explicit`` are the keys that the user has set.
 
+    Teachers that the config names get their encoders there.
+
     Raises:
         ValueError: there is none, or its towers of words are of a class that nobody vouches for.
     """
+    distilling.complete(config)
     model = config.get("model") or {}
     weights = (model.get("init_args") or {}).get("weights")
     if model.get("class_path") not in (FINETUNER, continuing.PRETRAINER) or weights is None:
@@ -69,13 +72,16 @@ def start(config: dict[str, Any], explicit: Iterable[str]) -> Start | None:
 
 
 def begin(model: Any, summary: Summary, verb: str, afresh: bool) -> None:
-    """Before a run: see that the data fits the heads, and where it begins ``afresh`` take its trained weights.
+    """Before a run: see that the data fits the heads, and where it begins ``afresh`` take its trained weights, and its teachers'.
 
     Raises:
         ValueError: the data or the weights do not fit.
     """
     if isinstance(model, Pretrainer) and afresh and model.weights is not None:
         say(continuing.adopt(model, model.weights))
+    if afresh:
+        for line in distilling.begin(model):
+            say(line)
     if not isinstance(model, Finetuner):
         return
     if verb != "predict":
@@ -206,6 +212,21 @@ def heads(c: Chooser) -> None:
                     options.setdefault(option, None)
                     c.fill(f"model.init_args.heads.{name}.init_args.{option}", partial(_told, values))
             c.fill(f"model.init_args.heads.{name}.init_args.classes", partial(_classes, c, learns, number))
+            if learns == "object_classes" and kind is not None:
+                _objects(c, f"model.init_args.heads.{name}.init_args", options, signature(kind).parameters)
+
+
+def _objects(c: Chooser, at: str, options: dict[str, Any], taken: Iterable[str]) -> None:
+    """The collection's own numbers of the classes, and which are stuff, for a head that takes them."""
+    told = {"ids": c.summary.object_ids, "stuff": c.summary.stuff if options.get("task") == "panoptic" else None}
+    for option, value in told.items():
+        if option in taken and value is not None and options["classes"] == c.summary.object_classes:
+            options.setdefault(option, None)
+            c.fill(f"{at}.{option}", partial(_categories, value))
+
+
+def _categories(values: list[Any]) -> tuple[list[Any], str]:
+    return list(values), "of the training data's categories"
 
 
 def _class_of(head: Any) -> type[Head] | None:

@@ -23,7 +23,7 @@ def common(source: Source, least: int = 1, most: int = VQA, pictures: int = MOST
     spellings: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for index in range(0, len(source), max(1, -(-len(source) // pictures))):
         try:
-            questions = source[index].questions
+            questions = source.worded(index).questions
         except (ValueError, OSError):  # broken ones are told of by the run itself
             continue
         for question in questions:

@@ -16,15 +16,15 @@ _BLOCKS = 16  # at least, of which they come
 
 
 def texts(source: Source, most: int = MOST) -> list[str]:
-    """Captions, questions and answers of ``most`` pictures at most, spread evenly over the source; no picture is decoded."""
+    """Captions, questions and answers of ``most`` pictures at most, spread evenly over the source; no picture is read."""
     found: list[str] = []
     for index in _spread(source, most):
         try:
-            sample = source[index]
+            sample = source.worded(index)
         except (ValueError, OSError):  # broken ones are told of by the run itself
             continue
         found += sample.captions
-        found += [words for question in sample.questions for words in (question.text, *question.answers)]
+        found += [words for question in sample.questions for words in (question.text, *question.answers, *question.choices)]
     return found
 
 

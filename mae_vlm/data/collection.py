@@ -17,10 +17,13 @@ from mae_vlm.data.sources import (
     image_folder,
     karpathy,
     mask_folder,
+    nlvr2,
     parquet,
     picture_list,
     qa,
+    reasoning_scenes,
     tar_shards,
+    vcr,
     visual_genome,
     voc,
     vqav2,
@@ -36,6 +39,8 @@ _ANNOTATED: tuple[Format, ...] = (
     voc.FORMAT,
     karpathy.FORMAT,
     vqav2.FORMAT,
+    nlvr2.FORMAT,
+    vcr.FORMAT,
     visual_genome.FORMAT,
     qa.FORMAT,
     captions.FORMAT,
@@ -44,7 +49,7 @@ _ANNOTATED: tuple[Format, ...] = (
 )
 # Then what the bytes are of.
 _PLAIN: tuple[Format, ...] = (image_folder.FORMAT, parquet.FORMAT, tar_shards.FORMAT)
-FORMATS = ("auto", "scenes", "hub", *(format.name for format in _ANNOTATED + _PLAIN))
+FORMATS = ("auto", "scenes", "generated", "hub", *(format.name for format in _ANNOTATED + _PLAIN))
 _LOOK_AT = 2000  # files whose sizes tell the format
 
 
@@ -58,7 +63,7 @@ class Collection:
 
 
 def open_collection(place: Place, format: str = "auto") -> Collection:
-    """Opens ``place.path``: a folder, a file, shards on s3://, gs://, https:// or hf://, or ``hf://datasets/org/name``.
+    """Opens ``place.path``: a folder, a file, shards on s3://, gs://, https:// or hf://, ``hf://datasets/org/name``, or generated ``scenes://pairs``.
 
     ``place.roots`` is found from the path.
 
@@ -71,6 +76,8 @@ def open_collection(place: Place, format: str = "auto") -> Collection:
     """
     if format not in FORMATS:
         raise ValueError(f"data.format {format} is unknown; use one of {', '.join(FORMATS)}")
+    if place.path.startswith(reasoning_scenes.PREFIX) or format == "generated":
+        return Collection(place.path, "generated", reasoning_scenes.open_address(place.path))
     if is_remote(place.path):
         return _open_remote(place, format)
     if place.path.startswith(hub.PREFIX) or format == "hub":

@@ -33,7 +33,8 @@ def part_loader(data: Data, part: str, source: Source, transform: Transform, ord
     """Batches of ``order`` from a part of the collection, each picture brought to its size by ``transform``, as the options say."""
     summary = data.inspect()
     shape, bits = (data.channels or summary.channels, summary.height, summary.width), data.bits or summary.bits
-    cache, training = PixelCache.of(len(source), shape, bits), part == "train"
+    cache = None if "partner" in summary.known else PixelCache.of(len(source), shape, bits)  # it has room for one picture of a sample
+    training = part == "train"
     patience, wants = most_broken(len(source), data.max_broken), wanted(data.wants, summary.known)
     reader = Reader(source, transform, data.seed, shape[0], cache, patience, training, bits, data.value_range, wants)
     reader.second = data.second

@@ -86,6 +86,7 @@ class Prefixed(Source):
     def __init__(self, whole: Source, prefix: str) -> None:
         self.whole, self.prefix = whole, prefix
         self.classes, self.object_classes = whole.classes, whole.object_classes
+        self.object_ids, self.stuff = whole.object_ids, whole.stuff
         self.several, self.numbers = whole.several, whole.numbers
         self.block_ends, self.prefers_blocks = whole.block_ends, whole.prefers_blocks
 
@@ -96,6 +97,9 @@ class Prefixed(Source):
         sample = self.whole[index]
         sample.id = f"{self.prefix}/{sample.id}"
         return sample
+
+    def worded(self, index: int) -> Sample:
+        return self.whole.worded(index)
 
     def name(self, index: int) -> str:
         return f"{self.prefix}/{self.whole.name(index)}"

@@ -148,7 +148,8 @@ class Data(LightningDataModule):
 
     def adopt(self, other: Data) -> None:
         """Take over what ``other``, made for the same collection, has opened already: a million files are looked through once."""
-        if other._found().format != "scenes":
+        same = all(getattr(self, name) == getattr(other, name) for name in ("image_size", "scenes", "val_scenes", "seed"))
+        if same or other._found().format != "scenes":
             self._parts, self._summary = other._parts, other._summary
 
     @property

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -136,7 +137,18 @@ class Reader(Dataset[Batch]):
             final_CHW = self.augment(final_CHW, key)
         other = self.transform.plan(height, width, key_of(key, _SECOND)) if self.second else None
         second_CHW = None if other is None else filled(cut(other), other)
-        return Ready(mirrored(sample) if crop.mirrored else sample, key, final_CHW, target=target, second_CHW=second_CHW)
+        ready = Ready(mirrored(sample) if crop.mirrored else sample, key, final_CHW, target=target, second_CHW=second_CHW)
+        return ready if sample.partner is None else self._paired(ready, sample.partner, crop.mirrored)
+
+    def _paired(self, ready: Ready, image: bytes | Tensor | Path, mirrored: bool) -> Ready:
+        """With the right one of a pair, cropped by the same key; a mirrored pair has changed places too."""
+        picture = Picture(image, self.form, ready.sample.id)
+        crop = self.transform.plan(picture.height, picture.width, ready.key)
+        partner_CHW = filled(picture.crop(crop), crop)
+        if self.augment is not None:
+            partner_CHW = self.augment(partner_CHW, ready.key)
+        left_CHW, right_CHW = (partner_CHW, ready.pixels_CHW) if mirrored else (ready.pixels_CHW, partner_CHW)
+        return ready._replace(pixels_CHW=left_CHW, partner_CHW=right_CHW)
 
     def _cached(self, index: int) -> tuple[Sample, Tensor]:
         """The whole picture, which any worker may have decoded before, and the words that this one may have read before."""

@@ -19,6 +19,7 @@ from mae_vlm.convert import native
 from mae_vlm.data.sources.image_folder import ImageFolder
 from mae_vlm.data.split import name_hashes
 from mae_vlm.index import structure
+from mae_vlm.index.lock import alone
 from mae_vlm.index.model import STATED, WEIGHTS, Model, is_run
 from mae_vlm.index.parts import Known, Parts, write_table
 from mae_vlm.index.pictures import batches, stamps
@@ -62,11 +63,18 @@ def index(source: ImageFolder, model: Model, origin: Origin, out: Path, options:
     What an earlier, killed call has computed is kept, and so are pictures whose file is as it was (size and time of writing).
 
     Raises:
-        ValueError: ``out`` holds something else, or was made by another run; or there is nothing to index.
+        ValueError: ``out`` holds something else, was made by another run, or is being written by another process; or there is nothing to
+            index.
         OSError: it cannot be written.
     """
     structure.library()
     place = Place(out)
+    place.check_free()
+    with alone(out, say):
+        return _index(source, model, origin, place, options, say)
+
+
+def _index(source: ImageFolder, model: Model, origin: Origin, place: Place, options: Options, say: Callable[[str], None]) -> Outcome:
     _begin(place, model, origin, options.carry)
     parts, now = Parts(place.parts, model.width), stamps(source)
     names = name_hashes(source.names())
@@ -76,7 +84,7 @@ def index(source: ImageFolder, model: Model, origin: Origin, out: Path, options:
     if kept := len(source) - len(todo):
         say(f"{kept:,} of {len(source):,} pictures are indexed already")
     broken = _compute(source, model, parts, todo, now, options, say)
-    _tell_broken(out, broken)
+    _tell_broken(place.folder, broken)
     before = place.stored()
     if before is not None and before.content == parts.known().checksum() and before.is_as(options.kind, options.bits):
         stored = before if before.root == str(source.root.absolute()) else _moved(place, before, source)
@@ -87,7 +95,6 @@ def index(source: ImageFolder, model: Model, origin: Origin, out: Path, options:
 
 
 def _begin(place: Place, model: Model, origin: Origin, carry: bool) -> None:
-    place.check_free()
     before = place.origin()
     if before is not None and before.checksum != origin.checksum:
         raise ValueError(f"{place.folder} was made by {before}, not by {origin}; give that run, or another --out")

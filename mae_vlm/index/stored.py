@@ -5,6 +5,7 @@ INDEX/model/              the towers that made it; search needs nothing else of 
 INDEX/parts/              vectors as they were computed
 INDEX/vectors_N.faiss, names_N.parquet
 INDEX/broken.csv          pictures that could not be read, where there are any
+INDEX/lock                held by the process that writes here; it stays, and says nothing by being there
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mae_vlm import storage
+from mae_vlm.index.lock import LOCK
 
 FORMAT = 1
 _MARK, _ORIGIN = "index.json", "origin.json"
@@ -82,7 +84,8 @@ class Place:
         Raises:
             ValueError: the folder holds something else.
         """
-        if self.folder.is_file() or (self.folder.is_dir() and any(self.folder.iterdir()) and self.origin() is None):
+        others = self.folder.is_dir() and any(file.name != LOCK for file in self.folder.iterdir())
+        if self.folder.is_file() or (others and self.origin() is None):
             raise ValueError(f"--out {self.folder} holds something else than an index; name a folder that is empty or not there yet")
 
     def origin(self) -> Origin | None:

@@ -21,10 +21,12 @@ from mae_vlm.encoders.text.base import TextTower
 from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.weights import Filled, fill, fill_words
 from mae_vlm.heads.base import Head
+from mae_vlm.learners.blocks import compile_blocks
 from mae_vlm.learners.optim import Rule, groups_in_words
-from mae_vlm.learners.sharding import blocks, shard
+from mae_vlm.learners.sharding import shard, whole
+from mae_vlm.learners.teaching import Teaching
 from mae_vlm.learners.terms import Ahead, Means, Shares, ahead, configured, keep, log_means, log_step
-from mae_vlm.types import Batch, Loss, Prediction
+from mae_vlm.types import Answer, Batch, Loss, Prediction
 
 
 class Finetuner(LightningModule):
@@ -43,6 +45,7 @@ class Finetuner(LightningModule):
             program of your own call :meth:`adopt`.
         freeze: how much of the encoder stays as it is: none, all, or its embedding and so many of its first blocks.
         lora: train low-rank adapters in the encoder instead of its weights, which all stay as they are; None trains these.
+        teacher: a trained model whose answers heads learn from beside their labels.
         compile: compile each transformer block with torch.compile (minutes at the start; pays on long GPU runs).
 
     Raises:
@@ -60,6 +63,7 @@ class Finetuner(LightningModule):
         freeze: str | int = "none",
         compile: bool = False,
         lora: Lora | None = None,
+        teacher: Teaching | None = None,
     ) -> None:
         super().__init__()
         if not heads:
@@ -69,7 +73,9 @@ class Finetuner(LightningModule):
         mixing = [name for name, head in self._parts().items() if head.mixes]
         if mixing and len(heads) > 1:
             raise ValueError(f"head {mixing[0]} mixes pictures, of which no other head could learn; set its mixup and cutmix to 0")
-        self.optimizer, self.weights, self.compile_blocks = optimizer, weights, compile
+        self.optimizer, self.weights, self.compile_blocks, self.teacher = optimizer, weights, compile, teacher
+        if teacher is not None:
+            teacher.meet(self._parts(), encoder)
         self.frozen = _freeze(encoder, freeze)
         if lora is not None:
             if self.frozen:
@@ -116,7 +122,8 @@ class Finetuner(LightningModule):
 
     def flops_per_image(self) -> int:
         """Operations of one training step on one picture, forward and backward, in the encoder (the heads' are small beside it)."""
-        return encoder_step(self.towers.image, self.towers.image.space.patches)
+        own = encoder_step(self.towers.image, self.towers.image.space.patches)
+        return own + (0 if self.teacher is None else self.teacher.flops())
 
     def train(self, mode: bool = True) -> Finetuner:
         """As in torch; what is frozen stays in evaluation mode, so that it does not drop paths."""
@@ -155,9 +162,8 @@ class Finetuner(LightningModule):
     def on_fit_start(self) -> None:
         if self.weights is not None and not self.adopted:
             raise ValueError(f"weights {self.weights} are not read; the command line does it, in a program call Finetuner.adopt")
-        if self.compile_blocks:  # per block, in place: the learner's own logging would break the graph, and names stay
-            for block in blocks(self):
-                block.compile(dynamic=False)
+        if self.compile_blocks:
+            compile_blocks(self)
         if self.optimizer.layer_decay is not None:
             self.trainer.print("\n".join(["parameter groups:", *groups_in_words(self.trainer.optimizers[0].param_groups)]))
 
@@ -179,7 +185,7 @@ class Finetuner(LightningModule):
             batch = head.prepare(batch)
         total = torch.zeros((), device=self.device)
         logs: dict[str, Tensor] = {}
-        for name, loss in self._losses(self.features(batch)).items():
+        for name, loss in self._losses(self._answers(batch), batch).items():
             value, terms = self.shares.means(name, loss)
             total, logs = total + self._parts()[name].weight * value, logs | terms
         keep(self.terms, {"loss": total} | logs)
@@ -225,23 +231,29 @@ class Finetuner(LightningModule):
         """One batch, seen lazily through the towers."""
         return Features(self.towers, batch)
 
-    def _losses(self, features: Features) -> dict[str, Loss]:
-        return {name: head.loss(head(features), features.batch) for name, head in self._parts().items()}
+    def _answers(self, batch: Batch) -> dict[str, Answer]:
+        features = self.features(batch)
+        return {name: head(features) for name, head in self._parts().items()}
+
+    def _losses(self, answers: dict[str, Answer], batch: Batch) -> dict[str, Loss]:
+        losses = {name: head.loss(answers[name], batch) for name, head in self._parts().items()}
+        return losses if self.teacher is None else self.teacher.add(losses, answers, batch)
 
     def _counts(self, batch: Batch) -> dict[str, Tensor]:
-        return {f"{name}/{term}": count for name, head in self._parts().items() for term, count in head.counts(batch).items()}
+        counts = {f"{name}/{term}": count for name, head in self._parts().items() for term, count in head.counts(batch).items()}
+        return counts if self.teacher is None else counts | self.teacher.counts(batch)
 
     def _evaluate(self, batch: Batch) -> None:
         """Add a batch to the running means and metrics; padding counts zero on every process."""
-        features = self.features(batch)
+        answers = self._answers(batch)
+        losses = self._losses(answers, batch)
         for name, head in self._parts().items():
-            answer = head(features)
-            for term, one in head.loss(answer, batch).terms.items():
+            for term, one in losses[name].terms.items():
                 self.means.add({f"{name}/{term}": one.mean()}, one.count)
                 self._term_weights[f"{name}/{term}"] = head.weight * one.weight
             if name not in self.metrics:
                 self.metrics[name] = head.metrics().to(self.device)
-            head.measure(self.metrics[name], answer, batch)
+            head.measure(self.metrics[name], answers[name], batch)
 
     def _conclude(self, stage: str) -> None:
         if not self.means:
@@ -250,7 +262,8 @@ class Finetuner(LightningModule):
         loss = torch.stack([self._term_weights[name] * mean for name, mean in means.items()]).sum()
         log_means(self, stage, means | {"loss": loss})
         for name, metrics in self.metrics.items():
-            self.results[name] = metrics.compute()
+            with whole(self):  # one may look at pairs again, each process at its own
+                self.results[name] = metrics.compute()
             metrics.reset()
             scalars = {key: value for key, value in self.results[name].items() if isinstance(value, Tensor) and value.ndim == 0}
             for metric, value in scalars.items():

@@ -1,7 +1,7 @@
 """Weights, gradients and optimizer state in shards, one for each process (FSDP2: torch's ``fully_shard``).
 
-Every transformer block is a unit that is whole only while it runs; all other weights are one more unit, whole while a step of the learner
-runs. Outside of a step every weight is a shard; who needs whole ones there asks for them with :func:`whole`.
+Every block of :func:`mae_vlm.learners.blocks.blocks` is a unit that is whole only while it runs; all other weights are one more unit, whole
+while a step of the learner runs. Outside of a step every weight is a shard; who needs whole ones there asks with :func:`whole`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,11 @@ from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from mae_vlm import pieces, storage
+from mae_vlm.encoders.text.base import TextTower
+from mae_vlm.learners.blocks import blocks
 
-_STEPS = ("training_step", "validation_step", "test_step", "predict_step")
-
-
-def blocks(module: nn.Module) -> list[nn.Module]:
-    """The transformer blocks of encoders and decoders: what is compiled, and sharded, one by one."""
-    return [child for name, child in module.named_modules() if name.rpartition(".")[0].endswith("blocks")]
+_EVALUATING = ("validation_step", "test_step", "predict_step")
+_STEPS = ("training_step", *_EVALUATING)
 
 
 def shard(learner: nn.Module, device: torch.device) -> None:
@@ -49,6 +47,9 @@ def shard(learner: nn.Module, device: torch.device) -> None:
     _fetch_in_turn(learner)
     for step in _STEPS:
         register_fsdp_forward_method(learner, step)
+    if any(isinstance(module, TextTower) for module in learner.modules()):
+        for step in _EVALUATING:
+            setattr(learner, step, _whole_within(learner, getattr(learner, step)))
 
 
 @torch.no_grad()
@@ -94,6 +95,16 @@ def whole(learner: nn.Module) -> Iterator[None]:
         for unit in units:
             unit.set_reshard_after_forward(True, recurse=False)
             unit.reshard()
+
+
+def _whole_within(learner: nn.Module, step: Callable[..., Any]) -> Callable[..., Any]:
+    """A step without gradients of a model that reads words: of these, unlike in training, each process has its own number of passes."""
+
+    def run(*arguments: Any, **named: Any) -> Any:
+        with whole(learner):
+            return step(*arguments, **named)
+
+    return run
 
 
 def full(value: Tensor) -> Tensor:

@@ -63,3 +63,21 @@ def test_fit_help_lists_the_options_of_data_trainer_and_run(capsys):
 def test_the_package_itself_imports_no_torch(tmp_path):
     program = "import sys, mae_vlm, mae_vlm.cli; assert 'torch' not in sys.modules"
     assert in_new_process(cwd=tmp_path, launcher=("-c", program)).returncode == 0
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_a_verb_builds_its_own_options_alone(verb, monkeypatch, capsys):
+    from tiny_runs import in_process
+
+    from mae_vlm.cli.training import Training
+
+    built, before = [], Training.add_arguments_to_parser
+
+    def counted(self, parser):
+        built.append(parser)
+        before(self, parser)
+
+    monkeypatch.setattr(Training, "add_arguments_to_parser", counted)
+    assert in_process(verb, "--help") == 0
+    assert len(built) == 1
+    assert capsys.readouterr().out.count("usage:") == 1

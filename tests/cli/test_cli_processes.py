@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from tiny_runs import REPOSITORY, TINY, check_same_losses, curve, in_new_process, in_process
 
-STEPS = 50
+STEPS = 24
 LENGTH = ["--trainer.max_steps", STEPS, "--trainer.log_every_n_steps", "1"]
 TWO = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
 

@@ -16,6 +16,8 @@ class Asked(list):
             raise ValueError("broken")
         return type("Sample", (), {"questions": [Question("what?", answers) for answers in super().__getitem__(index)]})
 
+    worded = __getitem__
+
 
 SOME = Asked(
     [[("Red", "red.", "red.")], [("blue",), ("two", "2", "2", "blue")], None, [("blue",), ()], [("green", "red", "green")], [("2",)]]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from mae_vlm.data.problems import Problems
+from mae_vlm.data.sources.parts.categories import joined_ids, joined_stuff
 from mae_vlm.data.sources.parts.files import walk
 from mae_vlm.types import Deferred, Sample
 
@@ -31,6 +32,8 @@ class Source(ABC):
     Attributes:
         classes: names of the labels, in label order, where samples have labels.
         object_classes: names of ``Sample.classes`` and of ``Sample.semantic``, where samples have them.
+        object_ids: the collection's own numbers of its object classes, as COCO's category ids, where it has any.
+        stuff: of the object classes those of which a picture has one segment at most, as sky; None where nobody says.
         several: whether samples have ``values`` for these classes, instead of one label.
         numbers: how many ``values`` to learn a sample has that are no classes.
         block_ends: int64, where each block of samples that are cheap to read together ends (a shard, a row group); None where any order
@@ -40,6 +43,8 @@ class Source(ABC):
 
     classes: list[str] | None = None
     object_classes: list[str] | None = None
+    object_ids: list[int] | None = None
+    stuff: list[str] | None = None
     several: bool = False
     numbers: int = 0
     block_ends: NDArray[np.int64] | None = None
@@ -56,6 +61,14 @@ class Source(ABC):
             IndexError: the index is not in ``[0, len)``.
             OSError, ValueError: the file is gone, or is not what its index said.
         """
+
+    def worded(self, index: int) -> Sample:
+        """The captions and questions of the sample; its picture is left out (``image`` is empty) where that saves reading it.
+
+        Raises:
+            IndexError, OSError, ValueError: as for the sample.
+        """
+        return self[index]
 
     @abstractmethod
     def name(self, index: int) -> str:
@@ -162,6 +175,7 @@ class Part(Source):
     def __init__(self, whole: Source, indices: NDArray[np.int64]) -> None:
         self.whole, self.indices = whole, indices
         self.classes, self.object_classes = whole.classes, whole.object_classes
+        self.object_ids, self.stuff = whole.object_ids, whole.stuff
         self.several, self.numbers = whole.several, whole.numbers
         self.prefers_blocks = whole.prefers_blocks
         if whole.block_ends is not None:  # indices rise: a block's samples stay together
@@ -173,6 +187,9 @@ class Part(Source):
 
     def __getitem__(self, index: int) -> Sample:
         return self.whole[int(self.indices[index])]
+
+    def worded(self, index: int) -> Sample:
+        return self.whole.worded(int(self.indices[index]))
 
     def name(self, index: int) -> str:
         return self.whole.name(int(self.indices[index]))
@@ -210,6 +227,7 @@ class Joined(Source):
         self.parts = list(parts)
         self.classes, self._labels = _union([part.classes for part in self.parts])
         self.object_classes, self._objects = _union([part.object_classes for part in self.parts])
+        self.object_ids, self.stuff = joined_ids(self.object_classes, self.parts), joined_stuff(self.object_classes, self.parts)
         self.several = any(part.several for part in self.parts)
         counts = {part.numbers for part in self.parts}
         self.numbers = counts.pop() if len(counts) == 1 else 0
@@ -237,6 +255,10 @@ class Joined(Source):
         if sample.semantic is not None and self.object_classes and (objects is not None or len(self.object_classes) > 255):
             sample.semantic = Renumbered(sample.semantic, objects, len(self.object_classes)) if objects != [] else None
         return sample
+
+    def worded(self, index: int) -> Sample:
+        part, inner = self._locate(index)
+        return self.parts[part].worded(inner)
 
     def name(self, index: int) -> str:
         part, inner = self._locate(index)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,7 +16,18 @@ import pyarrow.parquet as pq
 
 from mae_vlm.data.remote import RemoteFile
 from mae_vlm.data.sources.base import Columns, Format, Place, Source
-from mae_vlm.data.sources.parts.label_values import LabelValues, cells_of, codes_of, is_class, is_list, kind_of, numbers_of
+from mae_vlm.data.sources.parts.features import class_names, features, named
+from mae_vlm.data.sources.parts.label_values import (
+    LabelValues,
+    as_classes,
+    cells_of,
+    codes_of,
+    is_class,
+    is_list,
+    kind_of,
+    numbers_of,
+    tell_whole,
+)
 from mae_vlm.data.sources.parts.short_names import short_names
 from mae_vlm.data.sources.parts.split_column import by_part, split_codes
 from mae_vlm.data.sources.parts.word_columns import find_words, words_into
@@ -62,11 +72,12 @@ class Parquet(Source):
         self._short = short_names([str(file) for file in self.files])
         self._paths = self._read_paths()
         self._cache: OrderedDict[int, dict[str, Any]] = OrderedDict()
+        self._said: tuple[int, dict[str, Any]] = (-1, {})  # the words of the row group that was last asked for these alone
         self.strange = np.empty(0, np.int64)  # rows with a class that the other part has not, which is left out
         self.values = self._read_values(schema, columns.label_kind, classes or self.classes)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_cache": OrderedDict()}
+        return {**self.__dict__, "_cache": OrderedDict(), "_said": (-1, {})}
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -78,10 +89,18 @@ class Parquet(Source):
         if data is None:
             raise ValueError(f"{name}: column {self.image_column} holds no bytes; write the pictures into the table, not only their paths")
         label = None if "label" not in columns else columns["label"][row].as_py()
-        said = {key: columns["words"][key][row].as_py() for key in self.words.all}
         sample = Sample(name, data, None if label is None or label < 0 else int(label))
         sample.values = None if self.values is None else self.values.of(index)
-        return words_into(sample, said, self.words)
+        return self._into(sample, columns["words"], row)
+
+    def worded(self, index: int) -> Sample:
+        name, number = self.name(index), bisect_right(self._starts, index) - 1
+        if self._said[0] != number:
+            self._said = (number, self._columns(*self._groups[number], self.words.all))
+        return self._into(Sample(name, b""), self._said[1], index - self._starts[number])
+
+    def _into(self, sample: Sample, words: dict[str, Any], row: int) -> Sample:
+        return words_into(sample, {key: words[key][row].as_py() for key in self.words.all}, self.words)
 
     def name(self, index: int) -> str:
         if not 0 <= index < len(self):
@@ -120,16 +139,19 @@ class Parquet(Source):
         column, where = schema.field(self.label_column), f"data.label_column {self.label_column} of {self.files[0]}"
         kind = kind_of(pa.chunked_array([], column.type), wanted)
         if kind == "class":
+            if pa.types.is_floating(column.type):
+                as_classes(self._whole(self.label_column), where)
             return None
         cells = cells_of(self._whole(self.label_column), where)
         self.label_column, self.classes = None, None
         if kind == "number":
-            values = LabelValues(numbers_RV=numbers_of(cells, where))
-            self.numbers = values.numbers
-            return values
-        names = _class_names(schema, column.name)
+            numbers_RV = numbers_of(cells, where)
+            tell_whole(numbers_RV, where, wanted)
+            self.numbers = numbers_RV.shape[1]
+            return LabelValues(numbers_RV=numbers_RV)
+        names = class_names(schema, column.name)
         if names:
-            cells = _named(cells, names)
+            cells = named(cells, names)
         codes, self.classes, self.strange = codes_of(cells, classes or names)
         self.several = True
         return LabelValues(codes, len(self.classes))
@@ -163,14 +185,17 @@ class Parquet(Source):
 
     def _read(self, file: int, group: int) -> dict[str, Any]:
         wanted = [self.image_column] + ([self.label_column] if self.label_column else []) + self.words.all
-        with _opened(self.files[file]) as opened:
-            table = opened.read_row_group(group, columns=wanted, use_threads=False)  # threads do not survive a fork
-        image = table[self.image_column].combine_chunks()
-        columns = _image_columns(image)
+        found = self._columns(file, group, wanted)
+        columns = _image_columns(found[self.image_column])
         if self.label_column:
-            columns["label"] = table[self.label_column].combine_chunks()
-        columns["words"] = {name: table[name].combine_chunks() for name in self.words.all}
+            columns["label"] = found[self.label_column]
+        columns["words"] = {name: found[name] for name in self.words.all}
         return columns
+
+    def _columns(self, file: int, group: int, names: list[str]) -> dict[str, Any]:
+        with _opened(self.files[file]) as opened:
+            table = opened.read_row_group(group, columns=names, use_threads=False)  # threads do not survive a fork
+        return {name: table[name].combine_chunks() for name in names}
 
 
 def _image_columns(image: Any) -> dict[str, Any]:
@@ -199,13 +224,6 @@ def _schema(file: Path | RemoteFile) -> Any:
         return opened.schema_arrow
 
 
-def _features(schema: Any) -> dict[str, Any]:
-    """The feature descriptions that ``datasets`` writes into the table's metadata, by column; empty where there are none."""
-    text = (schema.metadata or {}).get(b"huggingface", b"{}")
-    found: dict[str, Any] = json.loads(text).get("info", {}).get("features", {})
-    return found
-
-
 def _holds_pictures(type: Any) -> bool:
     if pa.types.is_struct(type):
         return any(type.field(i).name == "bytes" for i in range(type.num_fields))
@@ -225,41 +243,28 @@ def _image_column(schema: Any, wanted: str | None, file: Path | RemoteFile) -> s
         raise ValueError(
             f"no column of {file} holds encoded pictures; its columns are {', '.join(schema.names)}; name one by data.image_column"
         )
-    features = _features(schema)
-    images = [name for name in candidates if features.get(name, {}).get("_type") == "Image"]
+    described = features(schema)
+    images = [name for name in candidates if described.get(name, {}).get("_type") == "Image"]
     return str((images or [name for name in candidates if name in ("image", "img")] or candidates)[0])
 
 
 def _label_column(schema: Any, columns: Columns, file: Path | RemoteFile) -> tuple[str | None, list[str] | None]:
-    features, wanted = _features(schema), columns.label
-    labelled = [name for name, feature in features.items() if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"]
+    described, wanted = features(schema), columns.label
+    labelled = [name for name, feature in described.items() if isinstance(feature, dict) and feature.get("_type") == "ClassLabel"]
     usual = [name for name in _LABEL_NAMES if name in schema.names and _is_label(schema.field(name).type)]
     if wanted is not None:
         _require(schema, wanted, "label_column", file)
         kind = schema.field(wanted).type
-        several = kind_of(pa.chunked_array([], kind), columns.label_kind) in ("classes", "number")
+        several = pa.types.is_floating(kind) or kind_of(pa.chunked_array([], kind), columns.label_kind) in ("classes", "number")
         if not pa.types.is_integer(kind) and not (several and not pa.types.is_string(kind)):
             raise ValueError(f"data.label_column {wanted} of {file} is {kind}; labels are integers, or lists of classes, or floats")
     column = wanted or next(iter(labelled + usual), None)
-    names = features.get(column, {}).get("names") if column and isinstance(features.get(column), dict) else None
+    names = described.get(column, {}).get("names") if column and isinstance(described.get(column), dict) else None
     return column, list(names) if names else None
 
 
 def _is_label(kind: Any) -> bool:
     return bool(pa.types.is_integer(kind) or (is_list(kind) and is_class(kind.value_type)))
-
-
-def _class_names(schema: Any, column: str) -> list[str] | None:
-    """Names of the classes of a list column, where ``datasets`` has written them down."""
-    feature = _features(schema).get(column)
-    inner = feature[0] if isinstance(feature, list) and feature else feature.get("feature") if isinstance(feature, dict) else None
-    names = inner.get("names") if isinstance(inner, dict) else None
-    return list(names) if names else None
-
-
-def _named(cells: Any, names: list[str]) -> Any:
-    """Lists of numbers as lists of the names that they stand for."""
-    return pa.array([None if cell is None else [names[int(code)] for code in cell] for cell in cells.to_pylist()], cells.type)
 
 
 def _require(schema: Any, column: str, option: str, file: Path | RemoteFile) -> None:

@@ -6,7 +6,8 @@ The label column (``data.label_column``, or one of a usual name) holds one of th
 - classes: several of them: a JSON list (``["cat", "dog"]``, ``[0, 3]``), in csv and tsv also as text, or with bars: ``cat|dog``. An empty
   list, written ``[]``, says that none is there; an empty cell or null, that nothing is known.
 - number: a fraction (``0.37``), or a list of as many in every row (``[0.1, 2.5]``, ``0.1|2.5``). A column of whole numbers is
-  taken for classes unless ``data.label_kind`` is number. Fractions are taken for labels only where ``data.label_column`` names them.
+  taken for classes unless ``data.label_kind`` is number. Fractions are taken for labels only where ``data.label_column`` names them;
+  whole numbers written as fractions (``1.0``) are numbers, with a warning, unless ``data.label_kind`` is class.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ import pyarrow.compute as pc
 
 from mae_vlm.data.sources.base import Columns, Format, Place, Source
 from mae_vlm.data.sources.parts.files import is_picture
-from mae_vlm.data.sources.parts.label_values import cells_of, is_class, kind_of, numbers_of
+from mae_vlm.data.sources.parts.label_values import as_classes, cells_of, is_class, kind_of, numbers_of, tell_whole
 from mae_vlm.data.sources.parts.list_rows import Rows, collect
 from mae_vlm.data.sources.parts.list_words import captions_of, questions_of
 from mae_vlm.data.sources.parts.listed import picture_base
@@ -186,12 +187,19 @@ def _labels(table: Any, columns: Columns, file: Path) -> dict[str, Any]:
         return {}
     kind, where = kind_of(table[name], columns.label_kind), f"data.label_column {name} of {file}"
     told = table.schema.field(name).type
+    if kind == "class":
+        table = table.set_column(table.column_names.index(name), name, as_classes(table[name], where))
+        told = table.schema.field(name).type
     if not kind or (kind == "class" and not is_class(told)):
         raise ValueError(f"{where} is {told}; labels are names or whole numbers, lists of them, or fractions; set data.label_kind auto")
     if kind == "class":
         return {"labels": _text(table[name])}
     cells = cells_of(table[name], where)
-    return {"classes": cells} if kind == "classes" else {"numbers": numbers_of(cells, where)}
+    if kind == "classes":
+        return {"classes": cells}
+    values_RV = numbers_of(cells, where)
+    tell_whole(values_RV, where, columns.label_kind)
+    return {"numbers": values_RV}
 
 
 def _splits(table: Any, columns: Columns, paths: Any) -> Any:

@@ -79,17 +79,27 @@ class TarShards(Source):
     def __getitem__(self, index: int) -> Sample:
         if not 0 <= index < len(self):
             raise IndexError(f"picture {index} of {len(self)}")
-        name, label = self.name(index), int(self._columns["label"][index])
-        sample = Sample(name, self._read(index, ""), None if label < 0 else label)
-        text, found, semantic = (self._note(index, kind) for kind in ("text", "json", "semantic"))
-        if text:
-            sample.captions = _lines(text, name)
-        if found:
-            _add_json(sample, found)
-        if semantic:
-            sample.semantic = SemanticPng(semantic, name, sample.image)
-        self._check_label(sample.label, name)
+        label = int(self._columns["label"][index])
+        sample = Sample(self.name(index), self._read(index, ""), None if label < 0 else label)
+        self._add_notes(sample, index)
+        if semantic := self._note(index, "semantic"):
+            sample.semantic = SemanticPng(semantic, sample.id, sample.image)
+        self._check_label(sample.label, sample.id)
         return sample
+
+    def worded(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        sample = Sample(self.name(index), b"")
+        self._add_notes(sample, index)
+        return sample
+
+    def _add_notes(self, sample: Sample, index: int) -> None:
+        """What its members of text say."""
+        if text := self._note(index, "text"):
+            sample.captions = _lines(text, sample.id)
+        if found := self._note(index, "json"):
+            _add_json(sample, found)
 
     def _check_label(self, label: int | None, where: str) -> None:
         if label is not None and self.classes is not None and label >= len(self.classes):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import warnings
 
 import pyarrow as pa
 import pytest
@@ -153,6 +154,47 @@ def test_tables_of_two_parts_share_their_classes(tmp_path):
     problems = Problems()
     parts = open_collection(Place(str(tmp_path), columns=Columns(label="tags"), problems=problems), "parquet").parts
     assert values(parts["val"]) == [[0, 1], [1, 0]] and parts["val"].classes == ["cat", "dog"] and problems.counts == {"unknown label": 1}
+
+
+# -- whole numbers written as fractions
+
+
+def of_table(tmp_path, kind="auto"):
+    return Parquet([table(tmp_path, y=([1.0, 2.0, None, 1.0],))], Columns(label="y", label_kind=kind))
+
+
+def of_list(tmp_path, kind="auto", name="l.csv", text="image,y\na.png,1.0\nb.png,2.0\n"):
+    write_folder(tmp_path, NAMES)
+    (tmp_path / name).write_text(text)
+    return opened(tmp_path, label="y", label_kind=kind)[0]
+
+
+@pytest.mark.parametrize("build", [of_table, of_list])
+def test_whole_numbers_written_as_fractions_are_numbers_and_a_line_says_so(tmp_path, build):
+    with pytest.warns(UserWarning, match=r"data\.label_column y of .* holds whole numbers as fractions .* data\.label_kind class") as told:
+        source = build(tmp_path)
+    assert len(told) == 1 and source.numbers == 1 and source[1].values.tolist() == [2.0]
+
+
+@pytest.mark.parametrize("build", [of_table, of_list])
+def test_who_says_that_they_are_numbers_hears_nothing(tmp_path, build):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert build(tmp_path, "number").numbers == 1
+
+
+def test_they_are_classes_where_somebody_says_so(tmp_path):
+    lines = '{"image": "a.png", "y": 2.0}\n{"image": "b.png", "y": 1.0}\n'
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tabled, listed = of_table(tmp_path / "table", "class"), of_list(tmp_path / "list", "class", "l.jsonl", lines)
+    assert [tabled[i].label for i in range(4)] == [1, 2, None, 1] and not tabled.numbers
+    assert listed.classes == ["1", "2"] and [listed[i].label for i in range(2)] == [1, 0]
+
+
+def test_real_fractions_are_no_classes_whatever_somebody_says(tmp_path):
+    with pytest.raises(ValueError, match=r"y of .* holds fractions, which are no classes; set data.label_kind number"):
+        Parquet([table(tmp_path, y=([1.5, 2.0, None, 1.0],))], Columns(label="y", label_kind="class"))
 
 
 # -- sources made of others

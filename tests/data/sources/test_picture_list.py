@@ -214,7 +214,7 @@ def test_tables_that_tell_nothing_of_pictures_that_are_there_are_not_claimed(tmp
             "l.jsonl",
             '{"image": "a.png", "y": 1.5}\n',
             {"label": "y", "label_kind": "class"},
-            r"y of .* is double; labels are names or whole",
+            r"y of .* holds fractions, which are no classes; set data\.label_kind number",
         ),
         (
             "l.csv",

@@ -62,6 +62,15 @@ class Annotated(NamedFiles):
             part.fill(sample, index)
         return sample
 
+    def worded(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        sample = Sample(self.name(index), b"")
+        for part in self._parts:
+            if isinstance(part, Captions):
+                part.fill(sample, index)
+        return sample
+
 
 def read_picture(file: Path) -> bytes | Path:
     """The encoded file; a TIFF stays a path, for it may be too large to be read whole.

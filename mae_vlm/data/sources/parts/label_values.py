@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,6 +73,28 @@ def kind_of(column: Any, wanted: str) -> str:
     else:
         told = "class"
     return told if wanted == "auto" or not told else wanted
+
+
+def as_classes(column: Any, where: str) -> Any:
+    """A column of classes that stand there as 1.0 and 2.0 as one of integers; any other as it is.
+
+    Raises:
+        ValueError: a fraction.
+    """
+    if not pa.types.is_floating(column.type):
+        return column
+    try:
+        return column.cast(pa.int64())
+    except pa.ArrowInvalid:
+        raise ValueError(f"{where} holds fractions, which are no classes; set data.label_kind number") from None
+
+
+def tell_whole(values_RV: NDArray[np.float32], where: str, wanted: str) -> None:
+    """Warn of a column that is learned as numbers by its looks alone, and may hold classes."""
+    told = values_RV[~np.isnan(values_RV)]
+    if wanted == "auto" and len(told) and bool((told == np.round(told)).all()):
+        text = f"{where} holds whole numbers as fractions (such as {told[0]:.1f}), so they are learned as numbers, by regression; "
+        warnings.warn(text + "data.label_kind number says that this is meant, data.label_kind class makes classes of them", stacklevel=2)
 
 
 def cells_of(column: Any, where: str) -> Any:

@@ -42,14 +42,18 @@ class Listed(Source):
         return self._paths.cast(pa.large_binary())
 
     def __getitem__(self, index: int) -> Sample:
-        if not 0 <= index < len(self):
-            raise IndexError(f"picture {index} of {len(self)}")
-        name = self.name(index)
-        sample = Sample(name, read_picture(self.base / name))
+        sample = self.worded(index)
+        sample.image = read_picture(self.base / sample.id)
         if self._labels is not None and self._labels[index] >= 0:
             sample.label = int(self._labels[index])
         if self.values is not None:
             sample.values = self.values.of(index)
+        return sample
+
+    def worded(self, index: int) -> Sample:
+        if not 0 <= index < len(self):
+            raise IndexError(f"picture {index} of {len(self)}")
+        sample = Sample(self.name(index), b"")
         if self.captions is not None:
             sample.captions = tuple(self.captions[index].as_py())
         if self.questions is not None:

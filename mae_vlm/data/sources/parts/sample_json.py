@@ -3,7 +3,7 @@
     {"mae_vlm": 1,                                      marks the layout
      "label": 3,
      "captions": ["a cat on a mat"],
-     "questions": [{"question": "what is it?", "answers": ["cat", "cat"]}],
+     "questions": [{"question": "what is it?", "answers": ["cat", "cat"]}],       and "choices", "rationale" where it has them
      "boxes": [[left, top, right, bottom], ...],        pixels as shown, right and bottom exclusive
      "classes": [17, ...],                              numbers in ``object_classes``
      "crowds": [false, ...],
@@ -37,14 +37,20 @@ _MOST_PIXELS = 1 << 31  # of all masks of one picture: a list of run lengths can
 
 
 def to_json(sample: Sample) -> dict[str, Any]:
-    """Everything but the picture and its semantic mask; ``from_json`` gives the same back. Deferred masks are decoded for it."""
+    """Everything but the picture and its semantic mask; ``from_json`` gives the same back. Deferred masks are decoded for it.
+
+    Raises:
+        ValueError: the sample is a pair of pictures, for which there is no member.
+    """
+    if sample.partner is not None:
+        raise ValueError(f"{sample.id} is a pair of pictures, which shards have no place for; train on its files as they are")
     found: dict[str, Any] = {MARK: VERSION}
     if sample.label is not None:
         found["label"] = sample.label
     if sample.captions:
         found["captions"] = list(sample.captions)
     if sample.questions:
-        found["questions"] = [{"question": one.text, "answers": list(one.answers)} for one in sample.questions]
+        found["questions"] = [_asked(one) for one in sample.questions]
     if sample.boxes is not None:  # the shortest decimals that give the same float32
         found["boxes"] = [[float(str(side)) for side in box] for box in sample.boxes.to(torch.float32).numpy()]
     for name in ("classes", "crowds"):
@@ -119,6 +125,16 @@ class RunLengths:
         return torch.from_numpy(masks_NHW)
 
 
+def _asked(one: Question) -> dict[str, Any]:
+    more = ({"choices": list(one.choices)} if one.choices else {}) | ({"rationale": True} if one.rationale else {})
+    return {"question": one.text, "answers": list(one.answers)} | more
+
+
+def _question(one: dict[str, Any]) -> Question:
+    answers, choices = (tuple(map(str, one.get(name, ()))) for name in ("answers", "choices"))
+    return Question(str(one["question"]), answers, choices, bool(one.get("rationale")))
+
+
 def _fields(found: dict[str, Any], name: str, image: bytes | Path | Tensor | None) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if "label" in found:
@@ -127,7 +143,7 @@ def _fields(found: dict[str, Any], name: str, image: bytes | Path | Tensor | Non
         if key in found:
             fields[key] = tuple(str(one) for one in found[key])
     if "questions" in found:
-        fields["questions"] = tuple(Question(str(one["question"]), tuple(map(str, one["answers"]))) for one in found["questions"])
+        fields["questions"] = tuple(map(_question, found["questions"]))
     if "boxes" in found:
         fields["boxes"] = torch.tensor(found["boxes"], dtype=torch.float32).reshape(-1, 4)
     for key, dtype in (("classes", torch.int64), ("crowds", torch.bool)):
