@@ -111,7 +111,7 @@ class Training(LightningCLI):
         if word and not _asks_for_help(self.given):
             stored = self._stored(str(word))
             if stored is not None:
-                base, imports = ["--config", yaml.safe_dump(stored)], trust.nothing_else(self.explicit)
+                base, imports = ["--config", yaml.safe_dump(stored, sort_keys=False)], trust.nothing_else(self.explicit)
         elif self.verb != "fit" and not _asks_for_help(self.given):
             self._refuse(f"{self.verb} needs a trained run: --ckpt_path RUN (a folder, a .ckpt file, or last)")
         with imports:

@@ -54,6 +54,16 @@ def test_a_run_goes_on_bit_equal_where_the_vocabulary_it_learned_is_gone(trained
     assert not differing_weights(tmp_path / "words" / "version_0", trained)
 
 
+def test_a_run_goes_on_bit_equal_from_its_checkpoint_alone(trained, tmp_path):
+    """The order of objectives is part of what a checkpoint remembers: the optimizer's state is told by it."""
+    words = ["--trainer.default_root_dir", tmp_path / "whole", "--checkpoint.every_n_steps", "3"]
+    assert in_process("fit", *TINY, "--trainer.max_steps", "6", *words) == 0
+    early = tmp_path / "whole" / "words" / "version_0" / "checkpoints" / "step_00000003.ckpt"
+    again = ["--name", "words", "--trainer.default_root_dir", tmp_path / "again", "--probes.pictures", "0"]
+    assert in_process("fit", "--ckpt_path", early, *MACHINE, *again) == 0
+    assert not differing_weights(tmp_path / "again" / "words" / "version_0", trained)
+
+
 def test_a_run_brings_its_vocabulary_along(trained, capsys):
     shutil.rmtree(Path(os.environ["MAE_VLM_CACHE"]) / "vocabularies", ignore_errors=True)
     assert in_process("validate", "--ckpt_path", trained, *MACHINE) == 0
