@@ -58,6 +58,18 @@ def changed(nouns: Any, change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
     return {name: change(value) for name, value in pairs if isinstance(value, Tensor)}
 
 
+class Whole(NamedTuple):
+    """All objects of an original picture, also those that are too small to be seen in the prepared one.
+
+    ``masks`` are bits, uint8 ``[objects, ceil(height * width / 8)]``, the first pixel the highest bit of the first byte, row by row;
+    ``classes`` int64 and ``crowds`` bool ``[objects]``.
+    """
+
+    masks: Tensor
+    classes: Tensor
+    crowds: Tensor
+
+
 @dataclass
 class Target:
     """What is known about one prepared picture of ``H`` x ``W`` pixels, in those pixels; what nobody asked for is None.
@@ -69,6 +81,7 @@ class Target:
         crowds: bool ``[objects]``: the region holds many objects in one.
         masks: bool ``[objects, H, W]``.
         semantic: int16 ``[H, W]``: class numbers, -1 where nothing is known, in padding too.
+        whole: the objects in the original's own pixels, of pictures that are prepared whole.
     """
 
     frame: Frame
@@ -77,7 +90,9 @@ class Target:
     crowds: Tensor | None = None
     masks: Tensor | None = None
     semantic: Tensor | None = None
+    whole: Whole | None = None
 
     def each(self, change: Callable[[Tensor], Tensor]) -> Target:
         """The same with every tensor changed."""
-        return replace(self, **changed(self, change))
+        whole = None if self.whole is None else Whole(*map(change, self.whole))
+        return replace(self, **changed(self, change), whole=whole)

@@ -38,10 +38,16 @@ def sides(size: int | tuple[int, int] | list[int]) -> tuple[int, int]:
 
 
 class Question(NamedTuple):
-    """A question about a picture and what people answered: one or more, the same answer as often as it was given."""
+    """A question about a picture and what people answered: one or more, the same answer as often as it was given.
+
+    ``choices`` are what one must choose from, where the question says so; ``answers`` is then the right one. A ``rationale`` asks why
+    the answer to the question before it is right.
+    """
 
     text: str
     answers: tuple[str, ...]
+    choices: tuple[str, ...] = ()
+    rationale: bool = False
 
 
 class Deferred(Protocol):
@@ -69,6 +75,7 @@ class Sample:
         crowds: bool ``[objects]``: the region holds many objects in one (COCO's ``iscrowd``); None where there is none.
         box_captions: a phrase for each box (Visual Genome), or empty.
         semantic: uint8 or int16 ``[H, W]``, numbers in ``source.object_classes``, 255 (int16: -1) where nothing is known; or not decoded.
+        partner: the right one of a pair of pictures of which ``image`` is the left one; whatever is said is said of both.
     """
 
     id: str
@@ -83,6 +90,7 @@ class Sample:
     box_captions: tuple[str, ...] = ()
     semantic: Tensor | Deferred | None = None
     values: Tensor | None = None
+    partner: bytes | Tensor | Path | None = None
 
 
 class Broken(NamedTuple):
@@ -102,6 +110,7 @@ class Batch:
     yes or no for each, or numbers to learn, NaN in a row of which nothing is known; None where no picture has any. ``captions`` and
     ``questions`` are empty lists where no picture of the batch has any. ``targets`` holds one for each picture where a head asked for
     boxes, masks or semantic maps, else it is empty. ``second_BCHW`` is another crop of each picture where an objective wants two views.
+    ``partner_BCHW`` are the right ones of pairs of pictures; one that has no partner stands beside itself; None where no picture has one.
     ``broken`` tells which samples could not be read and have a substitute here.
     """
 
@@ -116,6 +125,7 @@ class Batch:
     broken: list[Broken] = field(default_factory=list)
     soft_labels_BL: Tensor | None = None
     second_BCHW: Tensor | None = None
+    partner_BCHW: Tensor | None = None
 
     def __len__(self) -> int:
         return self.images_BCHW.shape[0]

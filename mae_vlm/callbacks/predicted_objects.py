@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +23,16 @@ _BELIEVED = 0.5  # score from which on objects are listed, where a head has not 
 _COLUMNS = ["id", "class", "score", "left", "top", "right", "bottom"]
 
 
-def line(prediction: Prediction, frame: Frame) -> str:
-    """One picture as json: its id, height and width, and its objects as COCO has them, but for the picture's number."""
+def line(prediction: Prediction, frame: Frame, ids: Sequence[int]) -> str:
+    """One picture as json: its id, height and width, and its objects as COCO has them, but for the picture's number.
+
+    ``ids`` are the ``category_id`` of each class.
+    """
     assert prediction.object_scores is not None and prediction.object_classes is not None
     shapes = _shapes(prediction)
     scores, classes = prediction.object_scores.tolist(), prediction.object_classes.tolist()
     objects = [
-        {"category_id": number + 1, "score": round(score, 7)} | shape for number, score, shape in zip(classes, scores, shapes, strict=True)
+        {"category_id": ids[number], "score": round(score, 7)} | shape for number, score, shape in zip(classes, scores, shapes, strict=True)
     ]
     return json.dumps({"id": prediction.id, "height": frame.height, "width": frame.width, "objects": objects})
 
@@ -61,7 +64,7 @@ def ids(part: Path) -> set[str]:
 def write_coco(parts: list[Path], results: Path, images: Path, listed: Path, head: Any) -> int:
     """Put the parts together; how many pictures there are.
 
-    ``images`` is a COCO file of pictures, numbered by the order of their names, and categories, numbered from 1 as ``head`` has them;
+    ``images`` is a COCO file of pictures, numbered by the order of their names, and categories with ``head.ids``;
     ``results`` COCO's list of detections, all of them. ``listed`` is a table of those that the head believes: whose score is at least its
     threshold. A picture that was told twice counts once. One picture is in memory at a time.
     """
@@ -70,7 +73,7 @@ def write_coco(parts: list[Path], results: Path, images: Path, listed: Path, hea
     about = {
         "images": [{"id": n, "file_name": id, "height": sizes[id][0], "width": sizes[id][1]} for id, n in numbers.items()],
         "annotations": [],
-        "categories": [{"id": number, "name": name} for number, name in enumerate(head.names, 1)],
+        "categories": [{"id": number, "name": name} for number, name in zip(head.ids, head.names, strict=True)],
     }
     storage.write_whole(images, lambda file: file.write(json.dumps(about).encode()))
     storage.write_whole(results, lambda file: _write_results(file, parts, numbers))
@@ -88,7 +91,7 @@ def _write_results(file: Any, parts: list[Path], numbers: dict[str, int]) -> Non
 
 
 def _write_listed(file: Any, parts: list[Path], head: Any) -> None:
-    threshold = float(getattr(head, "threshold", _BELIEVED))
+    threshold, names = float(getattr(head, "threshold", _BELIEVED)), dict(zip(head.ids, head.names, strict=True))
     file.write(_csv([_COLUMNS]))
     for one in _once(parts):
         rows = []
@@ -96,7 +99,7 @@ def _write_listed(file: Any, parts: list[Path], head: Any) -> None:
             if found["score"] >= threshold:
                 left, top, width, height = found["bbox"]
                 corners = [f"{value:.2f}" for value in (left, top, left + width, top + height)]
-                rows.append([one["id"], head.names[found["category_id"] - 1], f"{found['score']:.6f}", *corners])
+                rows.append([one["id"], names[found["category_id"]], f"{found['score']:.6f}", *corners])
         file.write(_csv(rows))
 
 

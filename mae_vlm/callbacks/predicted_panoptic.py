@@ -18,11 +18,11 @@ from mae_vlm.types import Prediction
 FOLDER, FILE = "panoptic", "panoptic.json"
 
 
-def write_panoptic(out: Path, prediction: Prediction) -> dict[str, Any]:
+def write_panoptic(out: Path, prediction: Prediction, ids: Sequence[int]) -> dict[str, Any]:
     """Write ``out/panoptic/<picture>.png``, in which segment k has the colour R + 256 G + 65536 B = k, and beside it ``<picture>.json``.
 
     The json, which is returned too, is the picture's entry among COCO's ``annotations``: for each segment its id, class (``category_id``,
-    the class number), score, area in pixels and bbox (left, top, width, height). Segments without a pixel are left out.
+    that of ``ids``), score, area in pixels and bbox (left, top, width, height). Segments without a pixel are left out.
 
     Raises:
         OSError: it cannot be written.
@@ -31,22 +31,23 @@ def write_panoptic(out: Path, prediction: Prediction) -> dict[str, Any]:
     assert map_HW is not None and classes_K is not None and scores_K is not None
     place = map_file(out / FOLDER, prediction.id)
     pairs = enumerate(zip(classes_K.tolist(), scores_K.tolist(), strict=True), start=1)
-    segments = [_segment(map_HW == number, number, kind, score) for number, (kind, score) in pairs if bool((map_HW == number).any())]
+    segments = [_segment(map_HW == number, number, ids[kind], score) for number, (kind, score) in pairs if bool((map_HW == number).any())]
     entry = {"image_id": prediction.id, "file_name": place.relative_to(out / FOLDER).as_posix(), "segments_info": segments}
     storage.write_whole(place, lambda file: file.write(encode_png(_coloured(map_HW)).numpy()))
     storage.write_whole(place.with_suffix(".json"), lambda file: file.write(json.dumps(entry).encode()))
     return entry
 
 
-def join_panoptic(out: Path, classes: Sequence[str], sizes: dict[str, tuple[int, int]] | None = None) -> Path:
+def join_panoptic(out: Path, classes: Sequence[str], ids: Sequence[int], sizes: dict[str, tuple[int, int]] | None = None) -> Path:
     """Put the entries of all pictures into ``out/panoptic.json`` and remove their own files; returns it.
 
-    ``sizes`` are the height and width of pictures by id, for COCO's ``images``; without, they are left out.
+    ``ids`` are the category ids of the ``classes``, ``sizes`` height and width of pictures by id, for COCO's ``images``: without, these
+    are left out.
     """
     parts = sorted((out / FOLDER).rglob("*.json"))
     entries = [json.loads(part.read_text()) for part in parts]
     images = [_image(entry["image_id"], sizes) for entry in entries]
-    categories = [{"id": number, "name": name} for number, name in enumerate(classes)]
+    categories = [{"id": number, "name": name} for number, name in zip(ids, classes, strict=True)]
     whole = {"images": images, "annotations": entries, "categories": categories}
     storage.write_whole(out / FILE, lambda file: file.write(json.dumps(whole).encode()))
     for part in parts:

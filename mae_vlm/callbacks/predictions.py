@@ -99,11 +99,11 @@ class Predictions(BasePredictionWriter):
             if one.semantic is not None:
                 write_map(self.out / _name(head, "maps", alone), one)
             if one.segments is not None:
-                write_panoptic(self.out if alone else self.out / head, one)
+                write_panoptic(self.out if alone else self.out / head, one, kind.ids)
             if self.draw:
                 write_drawing(self.out / _name(head, "drawn", alone), one, images[one.id], frames.get(one.id), kind)
         if answers[0].segments is None and answers[0].object_scores is not None:
-            lines = "".join(predicted_objects.line(one, frames[one.id]) + "\n" for one in answers)
+            lines = "".join(predicted_objects.line(one, frames[one.id], kind.ids) + "\n" for one in answers)
             self._append(f"{head}.{rank}.part.jsonl", lines)
         elif answers[0].said is not None:
             self._append(f"{head}.{rank}.part{predicted_words.SUFFIX}", "".join(map(predicted_words.line, answers)))
@@ -177,7 +177,7 @@ class Predictions(BasePredictionWriter):
             write_names(maps, kind.names)
             self.files.append(maps)
         if (place / FOLDER).is_dir():
-            self.files.append(join_panoptic(place, kind.names, sizes))
+            self.files.append(join_panoptic(place, kind.names, kind.ids, sizes))
         self.count = max(self.count, len(sizes))
         for part in parts:
             part.unlink()

@@ -62,7 +62,8 @@ def looks(towers: Towers, features: Features) -> Tensor | None:
         towers.fusion(features.seen, features.text)
     finally:
         handle.remove()
-    return seen[0][..., towers.image.prefix :]
+    first = towers.image.prefix
+    return seen[0][..., first : first + towers.image.space.patches]  # regions stand behind the patches
 
 
 def _attention(layer: Any, text_BTD: Tensor, picture_BND: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ COMMANDS = {
     "index": "a folder of pictures as an index to search: index FOLDER --weights RUN --out INDEX",
     "search": 'the nearest pictures of an index, with a page of them: search INDEX "a red square"',
     "zeroshot": "classify by names alone: zeroshot RUN --data.path FOLDER",
+    "paint": 'a picture from words, or a part of one: paint RUN --words "a red square" --out x.png',
     "robustness": "what a fine-tuned run is worth on spoilt pictures: robustness RUN [--data.path X]",
     "report": "what a run learned, what it cost and what to change, as one page: report RUN",
 }

@@ -10,7 +10,7 @@ from mae_vlm.data.framing import Zoom
 from mae_vlm.data.parts import MIXTURE
 from mae_vlm.data.problems import RULES
 from mae_vlm.data.sources.parts.label_values import KINDS
-from mae_vlm.data.targets import BOXES, MASKS, SEMANTIC
+from mae_vlm.data.targets import BOXES, MASKS, ORIGINAL, SEMANTIC
 from mae_vlm.data.transforms import Augment
 from mae_vlm.types import sides
 
@@ -76,7 +76,7 @@ def check_options(data: Data) -> None:
 
 def check_known(data: Data, summary: Summary) -> None:
     """The model's heads ask for no more than the collection knows."""
-    enough = {BOXES: {BOXES}, MASKS: {MASKS}, SEMANTIC: {SEMANTIC, MASKS}}
+    enough = {BOXES: {BOXES}, MASKS: {MASKS}, ORIGINAL: {MASKS}, SEMANTIC: {SEMANTIC, MASKS}}
     for want in sorted(data.wants):
         if not summary.known & enough[want]:
             has = ", ".join(sorted(summary.known)) or "pictures alone"

@@ -22,7 +22,8 @@ def sample_key(seed: int, epoch: int, id: str) -> int:
 class Ready(NamedTuple):
     """A sample whose picture is prepared: its key and final pixels ``[C, H, W]``; ``counts`` is False for some substitutes.
 
-    ``target`` is what is known about it in those pixels, ``second_CHW`` another view of the picture, where somebody asked.
+    ``target`` is what is known about it in those pixels, ``second_CHW`` another view of the picture, where somebody asked; ``partner_CHW``
+    is the right one of a pair of pictures.
     """
 
     sample: Sample
@@ -31,6 +32,7 @@ class Ready(NamedTuple):
     counts: bool = True
     target: Target | None = None
     second_CHW: Tensor | None = None
+    partner_CHW: Tensor | None = None
 
 
 def collate(ready: Sequence[Ready], draws: Sequence[Draw], broken: Sequence[Broken] = ()) -> Batch:
@@ -48,7 +50,15 @@ def collate(ready: Sequence[Ready], draws: Sequence[Draw], broken: Sequence[Brok
         broken=list(broken),
         second_BCHW=_stacked(second) if (second := [item.second_CHW for item in ready if item.second_CHW is not None]) else None,
         soft_labels_BL=_values([sample.values for sample in samples]),
+        partner_BCHW=_partners(ready),
     )
+
+
+def _partners(ready: Sequence[Ready]) -> Tensor | None:
+    """The right pictures; in a mixture with single ones, these stand beside themselves."""
+    if all(item.partner_CHW is None for item in ready):
+        return None
+    return _stacked([item.pixels_CHW if item.partner_CHW is None else item.partner_CHW for item in ready])
 
 
 def _values(values: Sequence[Tensor | None]) -> Tensor | None:

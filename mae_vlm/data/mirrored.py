@@ -16,9 +16,13 @@ def mirrored(sample: Sample) -> Sample:
 
     English words alone; "right" is always taken for the side.
     """
-    questions = tuple(Question(swap(one.text), tuple(map(swap, one.answers))) for one in sample.questions)
+    questions = tuple(map(_asked, sample.questions))
     captions, phrases = tuple(map(swap, sample.captions)), tuple(map(swap, sample.box_captions))
     return replace(sample, captions=captions, questions=questions, box_captions=phrases)
+
+
+def _asked(one: Question) -> Question:
+    return one._replace(text=swap(one.text), answers=tuple(map(swap, one.answers)), choices=tuple(map(swap, one.choices)))
 
 
 def swap(text: str) -> str:

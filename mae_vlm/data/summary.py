@@ -14,6 +14,7 @@ from mae_vlm.data.decode import Form, Header, Picture, header
 from mae_vlm.data.sources.base import Source
 from mae_vlm.data.targets import BACKGROUND, BOXES, MASKS, SEMANTIC
 from mae_vlm.data.transforms import Resize
+from mae_vlm.types import Sample
 
 _HEADERS = 64  # pictures looked at
 _LOOK = 64  # pixels a side, for means
@@ -30,7 +31,8 @@ class Summary:
     than 8, else 8) come from the headers of up to 64 training pictures spread over the collection; ``moments``, the mean and deviation
     of each channel scaled to [0, 1], from their pixels, where they are not plain grey or RGB of 8 bits. ``split`` says in words where
     the validation pictures come from. ``several``: pictures have several classes each; ``numbers``: or numbers to learn, and the mean and
-    deviation of each of these in the pictures looked at.
+    deviation of each of these in the pictures looked at. ``object_ids`` are the collection's own numbers of the object classes, ``stuff``
+    those of them that are no things, where it says so.
     """
 
     path: str | None
@@ -49,6 +51,8 @@ class Summary:
     known: frozenset[str] = frozenset()
     several: bool = False
     numbers: tuple[list[float], list[float]] | None = None
+    object_ids: list[int] | None = None
+    stuff: list[str] | None = None
 
     @property
     def semantic_classes(self) -> list[str] | None:
@@ -75,7 +79,8 @@ def summarise(
         ValueError: no picture can be read.
     """
     train = sources["train"]
-    height, width, channels, bits = typical_size(train)
+    headers, known = _looked_at(train)
+    height, width, channels, bits = _typical(headers)
     form = Form(wanted[0] or channels, wanted[1] or bits, wanted[2])
     counts = {part: len(sources[part]) if part in sources else 0 for part in ("train", "val", "test")}
     return Summary(
@@ -90,7 +95,9 @@ def summarise(
         bits=bits,
         moments=None if form in (Form(1), Form(3)) else channel_moments(train, form),
         object_classes=train.object_classes,
-        known=_known(train),
+        object_ids=train.object_ids,
+        stuff=train.stuff,
+        known=known,
         several=train.several,
         numbers=_moments(train) if train.numbers else None,
     )
@@ -112,38 +119,35 @@ def _values_of(source: Source, index: int) -> Tensor | None:
         return None  # the reader names it
 
 
-def _known(source: Source) -> frozenset[str]:
-    """What the samples looked at have beside the picture."""
-    known = set()
-    for index in _spread(source):
+def _looked_at(source: Source) -> tuple[list[Header], frozenset[str]]:
+    """Headers of pictures spread evenly over the source, and what their samples have beside the picture; broken ones are passed over.
+
+    Raises:
+        ValueError: none of them can be read.
+    """
+    seen: list[Header] = []
+    known: set[str] = set()
+    failure: Exception | None = None
+    places = _spread(source)
+    for index in places:
         try:
             sample = source[index]
-        except (ValueError, OSError):
-            continue  # the reader names it
-        known |= {name for name in ("captions", "questions", BOXES, MASKS, SEMANTIC) if _there(getattr(sample, name))}
-    return frozenset(known)
+            known |= {name for name in ("captions", "questions", "partner", BOXES, MASKS, SEMANTIC) if _there(getattr(sample, name))}
+            known |= {"choices"} if any(question.choices for question in sample.questions) else set()
+            seen.append(_header_of(sample))
+        except (ValueError, OSError) as error:
+            failure = error
+    if not seen:
+        raise ValueError(f"none of {len(places)} pictures looked at can be read; the last: {failure}")
+    return seen, frozenset(known)
 
 
 def _there(value: Any) -> bool:
     return value is not None and (not isinstance(value, tuple) or len(value) > 0)
 
 
-def typical_size(source: Source) -> tuple[int, int, int, int]:
-    """Median height and width, the channels and the bits (8 or 16) of pictures spread evenly over the source; broken ones are passed over.
-
-    Raises:
-        ValueError: none of them can be read.
-    """
-    seen: list[Header] = []
-    failure: Exception | None = None
-    places = _spread(source)
-    for index in places:
-        try:
-            seen.append(_header_of(source, index))
-        except (ValueError, OSError) as error:
-            failure = error
-    if not seen:
-        raise ValueError(f"none of {len(places)} pictures looked at can be read; the last: {failure}")
+def _typical(seen: list[Header]) -> tuple[int, int, int, int]:
+    """Median height and width, the channels and the bits (8 or 16) of these pictures."""
     channels = max(found.channels for found in seen)
     bits = 16 if 2 * sum(found.bits > 8 for found in seen) > len(seen) else 8
     return int(median(found.height for found in seen)), int(median(found.width for found in seen)), channels, bits
@@ -175,8 +179,7 @@ def _spread(source: Source) -> list[int]:
     return [number * len(source) // count for number in range(count)]
 
 
-def _header_of(source: Source, index: int) -> Header:
-    sample = source[index]
+def _header_of(sample: Sample) -> Header:
     if isinstance(sample.image, Tensor):
         channels, height, width = sample.image.shape
         return Header(height, width, channels, "pixels")

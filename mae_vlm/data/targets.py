@@ -5,13 +5,18 @@ Letters: N objects, H, W pixels of the prepared picture.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from mae_vlm.data.transforms import Crop
+from mae_vlm.frame import Whole
 from mae_vlm.types import Deferred, Frame, Sample, Target
 
 BOXES, MASKS, SEMANTIC = "boxes", "masks", "semantic"  # what a head may ask for
+ORIGINAL = "original"  # the masks also in the original's own pixels, where the whole picture is looked at, as in validation
 PAINTED = "painted"  # semantic maps painted from the masks of objects, where a collection has no others
 BACKGROUND = "background"  # class 0 of those
 _VISIBLE = 0.1  # of its box: an object that a crop leaves less of is not there
@@ -37,6 +42,8 @@ def target_of(sample: Sample, crop: Crop, height: int, width: int, wants: frozen
     target = Target(frame)
     if wants & {BOXES, MASKS, PAINTED}:
         _add_objects(target, sample, size, with_masks=bool(wants & {MASKS, PAINTED}))
+    if ORIGINAL in wants and crop.exact:
+        target.whole = _whole(sample, height, width)
     if SEMANTIC in wants:
         target.semantic = _semantic(sample.semantic, frame, size)
     if PAINTED in wants:
@@ -77,13 +84,30 @@ def _masks(masks: Tensor | Deferred | None, count: int, frame: Frame, size: tupl
     """Masks of the original as bool ``[N, H, W]`` of the prepared picture; many large ones are decoded some at a time."""
     if masks is None or not count:
         return torch.zeros(0, *size, dtype=torch.bool)
-    step = max(1, _AT_ONCE // (frame.height * frame.width))
     prepared_NHW = torch.zeros(count, *size, dtype=torch.bool)
-    for start in range(0, count, step):
-        part = slice(start, start + step)
-        whole_NHW = masks[part] if isinstance(masks, Tensor) else masks.decode(part)
+    for part, whole_NHW in _decoded(masks, count, frame.height * frame.width):
         prepared_NHW[part, : frame.rows, : frame.columns] = nearest(whole_NHW, frame)
     return prepared_NHW
+
+
+def _whole(sample: Sample, height: int, width: int) -> Whole:
+    """Every object of the original, none left out; the masks as bits, an eighth of their size."""
+    count = 0 if sample.boxes is None else len(sample.boxes)
+    packed = torch.zeros(count, -(-height * width // 8), dtype=torch.uint8)
+    for part, whole_NHW in _decoded(sample.masks, count, height * width):
+        packed[part] = torch.from_numpy(np.packbits(whole_NHW.flatten(1).numpy(), axis=1))
+    classes_N = torch.zeros(count, dtype=torch.int64) if sample.classes is None else sample.classes
+    crowds_N = torch.zeros(count, dtype=torch.bool) if sample.crowds is None else sample.crowds
+    return Whole(packed, classes_N, crowds_N)
+
+
+def _decoded(masks: Tensor | Deferred | None, count: int, pixels: int) -> Iterator[tuple[slice, Tensor]]:
+    """Masks of the original, bool ``[N, height, width]``, some at a time."""
+    step = max(1, _AT_ONCE // pixels)
+    for start in range(0, count if masks is not None else 0, step):
+        part = slice(start, start + step)
+        assert masks is not None
+        yield part, masks[part] if isinstance(masks, Tensor) else masks.decode(part)
 
 
 def _semantic(semantic: Tensor | Deferred | None, frame: Frame, size: tuple[int, int]) -> Tensor:

@@ -146,7 +146,9 @@ class Features:
         def see() -> Features:
             seen = Features(teacher, self.batch, self._mask)
             if self._towers.text is not None:
-                seen.__dict__["words"] = self.words  # the captions that the towers read: the teacher draws none of its own
+                seen.__dict__ |= {"texts": self.texts, "words": self.words}  # what the towers read: the teacher draws none of its own
+            if self._towers.regions is not None:
+                seen.__dict__["boxed"] = self.boxed
             return seen
 
         return self.once("teacher", see)
@@ -210,9 +212,24 @@ class Features:
 
     @cached_property
     def seen(self) -> Encoded | Held:
-        """What the fusion tower takes of the pictures."""
+        """What the fusion tower takes of the pictures: with regions, their tokens behind the others."""
         blocks = self._towers.told_fusion().blocks
-        return self.held(blocks) if blocks else self.full
+        seen = self.held(blocks) if blocks else self.full
+        regions = self._towers.regions
+        if regions is None:
+            return seen
+
+        def look(tokens_BTD: Tensor, *boxed: Tensor) -> tuple[Tensor, ...]:
+            return (torch.cat([tokens_BTD, regions(tokens_BTD, *boxed)], dim=1),)
+
+        (tokens_BTD,) = self.in_chunks(look, seen.tokens_BTD, *self.boxed)
+        return Encoded(tokens_BTD, seen.prefix) if isinstance(seen, Encoded) else replace(seen, tokens_BTD=tokens_BTD)
+
+    @cached_property
+    def boxed(self) -> tuple[Tensor, Tensor]:
+        """Where the pictures' regions are, see :meth:`mae_vlm.encoders.regions.Regions.boxed`."""
+        assert self._towers.regions is not None
+        return self._towers.regions.boxed(self.batch)
 
     @cached_property
     def fused(self) -> Fused:

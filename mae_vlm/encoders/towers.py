@@ -13,6 +13,7 @@ from mae_vlm.encoders.text.base import TextTower
 
 if TYPE_CHECKING:
     from mae_vlm.encoders.fusion.base import Fusion
+    from mae_vlm.encoders.regions import Regions
 
 
 class Towers(nn.Module):
@@ -22,19 +23,29 @@ class Towers(nn.Module):
         image: of pictures.
         text: of words, where any part looks at them.
         fusion: builds what looks at both together, from the other two.
+        regions: builds what shows the fusion tower parts of the picture beside its patches.
 
     Raises:
-        ValueError: a fusion without a text tower.
+        ValueError: a fusion without a text tower, or regions without a fusion.
     """
 
-    def __init__(self, image: ImageTower, text: TextTower | None = None, fusion: Callable[[Towers], Fusion] | None = None) -> None:
+    def __init__(
+        self,
+        image: ImageTower,
+        text: TextTower | None = None,
+        fusion: Callable[[Towers], Fusion] | None = None,
+        regions: Callable[[Towers], Regions] | None = None,
+    ) -> None:
         super().__init__()
         self.image = image
         self.text = text
         self.joint: Joint | None = None
         self.fusion: Fusion | None = None
+        self.regions: Regions | None = None if regions is None else regions(self)
         if fusion is not None:
             self.fusion = fusion(self)
+        if self.regions is not None:
+            self.told_fusion().regions = self.regions.most
 
     def join(self, width: int, view: str, pool: str) -> None:
         """Build the space that pictures and texts share, for a part that trains it or looks things up in it.

@@ -23,6 +23,7 @@ from mae_vlm.heads.base import Head
 from mae_vlm.heads.parts.box_answers import check_classes, drawn, known, measure, names_of, predictions
 from mae_vlm.heads.parts.box_metrics import BoxPrecision, box_tables
 from mae_vlm.heads.parts.boxes import decode, iou
+from mae_vlm.heads.parts.category_ids import category_ids
 from mae_vlm.heads.parts.dense_detections import Detections, detect
 from mae_vlm.heads.parts.dense_tower import DenseTower
 from mae_vlm.heads.parts.points import assign, in_crowd, levels_of, places, pyramid_scales
@@ -58,6 +59,7 @@ class Dense(Head):
     Args:
         towers, weight: see :class:`Head`.
         classes: their names in the order of their numbers, or how many. The CLI takes them from the data.
+        ids: the collection's own numbers of the classes, as COCO's category ids, for ``predict``'s files. The CLI takes them from the data.
         width: channels of the pyramid. Automatic: the encoder's width, 256 at most.
         layers: convolutions before each of the two answers.
         overlap: of two detections of a class whose IoU is above it, the one with the lower score is dropped.
@@ -81,10 +83,11 @@ class Dense(Head):
         layers: int = 4,
         overlap: float = 0.6,
         most: int = 100,
+        ids: list[int] | None = None,
     ) -> None:
         super().__init__(towers, weight)
         self.named, self.names = not isinstance(classes, int), names_of(classes)
-        self.classes = len(self.names)
+        self.classes, self.ids = len(self.names), category_ids(ids, self.names)
         if self.classes < 1 or layers < 0 or most < 1 or not 0 < overlap <= 1 or (width is not None and width < 1):
             raise ValueError(
                 f"classes {self.classes}, width {width} and most {most} must be 1 or more, layers {layers} 0 or more, "

@@ -25,6 +25,7 @@ from mae_vlm.encoders.towers import Towers
 from mae_vlm.heads.base import Head
 from mae_vlm.heads.parts import box_answers
 from mae_vlm.heads.parts.box_metrics import BoxPrecision, box_tables
+from mae_vlm.heads.parts.category_ids import category_ids
 from mae_vlm.heads.parts.dense_detections import Detections
 from mae_vlm.heads.parts.mask_metrics import PRECISIONS, MaskPrecision, precision_table
 from mae_vlm.heads.parts.mask_pasting import pasted
@@ -59,6 +60,7 @@ class MaskRcnn(Head):
     Args:
         towers, weight: see :class:`Head`.
         classes: their names in the order of their numbers, or how many. The CLI takes them from the data.
+        ids: the collection's own numbers of the classes, as COCO's category ids, for ``predict``'s files. The CLI takes them from the data.
         masks: whether masks are learned too, which the data must have.
         width, hidden: channels of the pyramid and of all convolutions; numbers for each region, from which class and box are told.
         proposals: regions of a picture that the second stage looks at.
@@ -90,10 +92,11 @@ class MaskRcnn(Head):
         score: float = 0.05,
         overlap: float = 0.5,
         most: int = 100,
+        ids: list[int] | None = None,
     ) -> None:
         super().__init__(towers, weight)
         self.named, self.names = not isinstance(classes, int), box_answers.names_of(classes)
-        self.classes = len(self.names)
+        self.classes, self.ids = len(self.names), category_ids(ids, self.names)
         least = min(self.classes, width, hidden, proposals, windows, most)
         if least < 1 or not 0 < overlap <= 1 or not 0 <= score < 1:
             raise ValueError(

@@ -12,17 +12,18 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
 from mae_vlm.data.summary import Summary
-from mae_vlm.data.targets import MASKS, SEMANTIC
+from mae_vlm.data.targets import MASKS, ORIGINAL, SEMANTIC
 from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.passes import Held
 from mae_vlm.encoders.towers import Towers
 from mae_vlm.heads.base import Head
 from mae_vlm.heads.parts import mask_answers
 from mae_vlm.heads.parts.annealing import attention_mask, masked_share
+from mae_vlm.heads.parts.category_ids import category_ids
 from mae_vlm.heads.parts.mask_metrics import MOST, PRECISIONS, MaskPrecision, precision_table
 from mae_vlm.heads.parts.mask_pictures import side_by_side
 from mae_vlm.heads.parts.mask_set_loss import WEIGHTS, Output, Truth, class_sum, mask_sums, matched
-from mae_vlm.heads.parts.mask_truths import object_truths, segments_of, semantic_truths
+from mae_vlm.heads.parts.mask_truths import object_truths, originals, prepared, segments_of, semantic_truths
 from mae_vlm.heads.parts.mask_upscale import MaskUpscale, upscalings
 from mae_vlm.heads.parts.panoptic_quality import QUALITIES, PanopticQuality, quality_table
 from mae_vlm.heads.parts.segment_metrics import segment_metrics, segment_tables
@@ -50,6 +51,7 @@ class Masks(Head):
     Args:
         towers, weight: see :class:`Head`.
         classes: their names in the order of their numbers, or how many. The CLI takes them from the data.
+        ids: the collection's own numbers of the classes, as COCO's category ids, for ``predict``'s files. The CLI takes them from the data.
         task: ``semantic`` (a class for every pixel), ``instance`` (objects that may overlap, each with a score) or ``panoptic`` (segments
             that do not overlap; what no true segment covers counts as unknown).
         queries: how many; None takes the publication's 100 (semantic) or 200.
@@ -59,6 +61,8 @@ class Masks(Head):
         no_object: weight of a query without an object in the class term.
         upscales: how often the map of patches is doubled; None until a cell is about 4 pixels wide.
         stuff: names or numbers of the classes of which a picture has one segment at most, as sky (panoptic).
+        original: whether objects are measured in the original's own pixels, as COCO does, not in the prepared picture's: that takes as much
+            time and memory as the pictures are large (instance).
         score, overlap: a panoptic segment needs a higher score, and that share of its own mask left to it.
 
     Raises:
@@ -82,6 +86,8 @@ class Masks(Head):
         stuff: list[str | int] | None = None,
         score: float = 0.8,
         overlap: float = 0.8,
+        ids: list[int] | None = None,
+        original: bool = False,
     ) -> None:
         super().__init__(towers, weight)
         if classes is None:
@@ -90,11 +96,12 @@ class Masks(Head):
             raise ValueError(f"task {task!r} given, allowed are {', '.join(_LEARNS)}")
         self.names = [str(number) for number in range(classes)] if isinstance(classes, int) else list(classes)
         self.classes, self.named, self.task = len(self.names), not isinstance(classes, int), task
-        self.stuff = frozenset(_numbers(stuff or [], self.names))
+        self.stuff, self.ids = frozenset(_numbers(stuff or [], self.names)), category_ids(ids, self.names)
         encoder, depth = towers.image, len(towers.image.vit.blocks)
         self.queries_count = queries if queries is not None else 100 if task == "semantic" else 200
         self.last = min(depth, 3 if depth <= 12 else 4 if depth <= 24 else 5) if last is None else last
         self.masked, self.points, self.no_object, self.score, self.overlap = masked, points, no_object, score, overlap
+        self.original = original
         _check(self, depth)
         self.grid, width = (encoder.space.rows, encoder.space.columns), encoder.width
         self.queries = nn.Parameter(torch.randn(self.queries_count, width))
@@ -105,7 +112,7 @@ class Masks(Head):
 
     @property
     def wants(self) -> frozenset[str]:
-        return frozenset({SEMANTIC if self.task == "semantic" else MASKS})
+        return frozenset({SEMANTIC if self.task == "semantic" else MASKS, *([ORIGINAL] if self.original else [])})
 
     @classmethod
     def learned(cls, options: dict[str, Any]) -> str:
@@ -159,14 +166,14 @@ class Masks(Head):
         return MetricCollection({"masks": PanopticQuality(self.classes, tuple(sorted(self.stuff)))}, compute_groups=False)
 
     def measure(self, metrics: MetricCollection, answer: Answer, batch: Batch) -> None:
-        """In the pixels of the prepared picture: memory does not grow with the originals."""
+        """In the pixels of the prepared picture, so that memory does not grow with the originals; objects on demand in ``original``'s."""
         for index, (target, real) in enumerate(zip(batch.targets, batch.real_B.tolist(), strict=True)):
             widen = mask_answers.within(_size(batch), target.frame)
             if self.task == "semantic":
                 true_HW = _semantic(target)[: target.frame.rows, : target.frame.columns]
                 metrics.update(self._semantic(answer, index, batch, widen), true_HW if real else torch.full_like(true_HW, -1))
             elif self.task == "instance":
-                self._measure_objects(metrics["masks"], answer, index, target, widen, real)
+                self._measure_objects(metrics["masks"], answer, index, batch, real)
             elif real:
                 found = self._panoptic(answer, index, widen)
                 metrics["masks"].update(found.map, found.classes, *segments_of(target))
@@ -234,13 +241,14 @@ class Masks(Head):
     def _semantic(self, answer: Answer, index: int, batch: Batch, widen: mask_answers.Widen) -> Tensor:
         return mask_answers.semantic(answer["classes"][index], answer["masks"][index], _size(batch), widen)
 
-    def _measure_objects(self, metric: Any, answer: Answer, index: int, target: Target, widen: mask_answers.Widen, real: bool) -> None:
-        frame, most = target.frame, None if real else 0  # padding is a picture without anything: processes must add as many each
+    def _measure_objects(self, metric: Any, answer: Answer, index: int, batch: Batch, real: bool) -> None:
+        target, most = batch.targets[index], None if real else 0  # padding is a picture without anything: processes must add as many each
+        widen = (mask_answers.in_original if self.original else mask_answers.within)(_size(batch), target.frame)
         found = [one[:most] for one in self._objects(answer, index, widen)]
-        assert target.masks is not None and target.classes is not None and target.crowds is not None
-        true_NHW = target.masks[:most, : frame.rows, : frame.columns]
-        scale = (frame.window_height / frame.rows) * (frame.window_width / frame.columns)
-        metric.add(*found, true_NHW, target.classes[:most], target.crowds[:most], true_NHW.flatten(1).sum(1) * scale)
+        if self.original:
+            metric.add(*(one.cpu() for one in found), *(one[:most] for one in originals(target)))
+        else:
+            metric.add(*found, *(one[:most] for one in prepared(target)))
 
 
 def _check(head: Masks, depth: int) -> None:
@@ -250,6 +258,8 @@ def _check(head: Masks, depth: int) -> None:
         raise ValueError(f"last {head.last} given, the encoder has {depth} blocks; let queries go through 1 to {depth} of them")
     if head.no_object <= 0 or not 0 <= head.score < 1 or not 0 <= head.overlap <= 1:
         raise ValueError(f"no_object {head.no_object} must be above 0, score {head.score} and overlap {head.overlap} shares from 0 to 1")
+    if head.original and head.task != "instance":
+        raise ValueError(f"original given for the task {head.task}; only the masks of instances are measured in the original's pixels")
     if head.stuff and head.task != "panoptic":
         raise ValueError(f"stuff given for the task {head.task}; only panoptic tells stuff from things")
 

@@ -20,6 +20,7 @@ from mae_vlm.heads.parts import box_answers
 from mae_vlm.heads.parts.box_metrics import BoxPrecision, box_tables
 from mae_vlm.heads.parts.box_set_loss import WEIGHTS, Output, Truth, corners, matched, set_sums
 from mae_vlm.heads.parts.c2f import Projector
+from mae_vlm.heads.parts.category_ids import category_ids
 from mae_vlm.heads.parts.dense_detections import Detections
 from mae_vlm.heads.parts.mask_metrics import MOST, PRECISIONS, MaskPrecision, precision_table
 from mae_vlm.heads.parts.query_decoder import QueryDecoder
@@ -59,6 +60,7 @@ class Queries(Head):
     Args:
         towers, weight: see :class:`Head`.
         classes: their names in the order of their numbers, or how many. The CLI takes them from the data.
+        ids: the collection's own numbers of the classes, as COCO's category ids, for ``predict``'s files. The CLI takes them from the data.
         queries: how many in a group. Automatic: 300, or as many as the map has cells where these are fewer.
         groups: how many while training; each costs as much as the first.
         width: channels of everything after the encoder, a multiple of 4 and of twice the ``heads``.
@@ -99,10 +101,12 @@ class Queries(Head):
         whole: tuple[int, ...] | None = None,
         masks: bool = False,
         most: int | None = None,
+        ids: list[int] | None = None,
     ) -> None:
         super().__init__(towers, weight)
         self.named, self.names = not isinstance(classes, int), box_answers.names_of(classes)
-        self.classes, self.groups, self.depths = len(self.names), groups, layers + 1
+        self.classes, self.ids = len(self.names), category_ids(ids, self.names)
+        self.groups, self.depths = groups, layers + 1
         self.most = (MOST if masks else _QUERIES) if most is None else most
         self.space, depth = towers.image.space, len(towers.image.vit.blocks)
         first_N4, inside_N = squares(self.space.rows, self.space.columns)

@@ -12,18 +12,23 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
+from mae_vlm.data.targets import BOXES
 from mae_vlm.encoders.arithmetic import encoder_step
 from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.base import Fusion
 from mae_vlm.encoders.image import ImageTower
-from mae_vlm.encoders.teacher import copied, follow
+from mae_vlm.encoders.regions import Regions
+from mae_vlm.encoders.teacher import copied, follow_all
 from mae_vlm.encoders.text.base import TextTower
 from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.weights import Filled, fill, fill_words
+from mae_vlm.learners.blocks import compile_blocks
+from mae_vlm.learners.checks import check
 from mae_vlm.learners.optim import AdamW
-from mae_vlm.learners.sharding import blocks, shard
+from mae_vlm.learners.sharding import shard
 from mae_vlm.learners.terms import Ahead, Means, Shares, ahead, configured, keep, log_means, log_step
 from mae_vlm.objectives.base import Objective
+from mae_vlm.pairing.queue import alike
 from mae_vlm.tokens.masking import Mask
 from mae_vlm.types import Batch, Loss
 
@@ -43,6 +48,7 @@ class Pretrainer(LightningModule):
         fusion: what looks at pictures and captions together, where an objective does; built with the towers' sizes.
         chunks: gradient caching: towers see the batch in so many parts and compute each part's activations again in the backward pass.
             For objectives that contrast the pictures of a batch with each other, on devices that cannot hold a large one.
+        regions: what shows the fusion tower the pictures' regions as further tokens, see :class:`mae_vlm.encoders.regions.Regions`.
         teacher: decay of a moving average of the towers, as .995, for objectives that learn from it; kept in checkpoints.
         compile: compile each transformer block with torch.compile (minutes at the start; pays on long GPU runs).
         weights: a run, or a file, folder or hub name of another format, whose encoder (and decoder) training starts from. The CLI reads
@@ -64,52 +70,39 @@ class Pretrainer(LightningModule):
         teacher: float | None = None,
         compile: bool = False,
         weights: str | None = None,
+        regions: Callable[[Towers], Regions] | None = None,
     ) -> None:
         super().__init__()
         if not objectives:
             raise ValueError("no objective given; the default is pixels: mae_vlm.objectives.pixels.Pixels")
         if encoder.masks:
             masking.visible(encoder.space)  # tells now what the first step would tell
-        self.towers = Towers(encoder, text, fusion)
+        self.towers = Towers(encoder, text, fusion, regions)
         self.masking = masking
         self.objectives = nn.ModuleDict({name: build(self.towers) for name, build in objectives.items()})
         self.optimizer, self.chunks = optimizer, chunks
         self.compile_blocks, self.weights, self.adopted = compile, weights, False
-        self._check_towers()
+        check(self.towers, self._parts(), chunks)
         self.decay, self.teacher = teacher, None if teacher is None else copied(self.towers)
         if (teacher is None) == ("teacher" in self.views):
             told = "no objective looks at it" if teacher is not None else "an objective learns from it; set it to .995 or the like"
             raise ValueError(f"model.teacher {teacher} given, but {told}")
+        self._ddp_params_and_buffers_to_ignore = alike(self)  # where torch's DDP looks for them
         self.shares, self.means = Shares(), Means()
         self.metrics: dict[str, MetricCollection] = {}  # a plain dict: they are no part of the weights
         self.terms: dict[str, list[Tensor]] = {}  # of the micro-batches of the current step
         self._now: Features | None = None
 
-    def _check_towers(self) -> None:
-        if self.chunks < 1:
-            raise ValueError(f"chunks {self.chunks} given, allowed is 1 or more")
-        norms = [name for name, module in self.towers.named_modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-        if self.chunks > 1 and norms:
-            raise ValueError(
-                f"chunks {self.chunks} given, but {norms[0]} normalises over a batch, which parts would change; set chunks to 1"
-            )
-        views = self.views
-        masked = [name for name, part in self._parts().items() if "masked" in part.views]
-        if masked and not self.towers.image.masks:
-            raise ValueError(
-                f"objective {masked[0]} looks at the visible patches alone, which {type(self.towers.image).__name__} cannot; leave it out, "
-                "give it view full where it has one, or set model.encoder to mae_vlm.encoders.vit.Vit"
-            )
-        if not views & {"masked", "full", "fused"}:
-            raise ValueError(f"no objective looks at pictures: {', '.join(self._parts())} read words alone; add one that does, as pixels")
-        for view, tower, told in (("text", self.towers.text, "text"), ("fused", self.towers.fusion, "fusion")):
-            if tower is not None and view not in views:  # DDP would wait for its gradients
-                raise ValueError(f"model.{told} is given, but no objective looks at it; leave it out, or add an objective that does")
-
     @property
     def views(self) -> frozenset[str]:
         """What the objectives look at: see :class:`Objective`."""
         return frozenset(view for objective in self._parts().values() for view in objective.views)
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """What ``Batch.targets`` must hold: boxes, where regions take those of the data."""
+        regions = self.towers.regions
+        return frozenset({BOXES} if regions is not None and regions.detector is None else ())
 
     def adopt(self, weights: dict[str, Tensor], grid: tuple[int, int]) -> Filled:
         """Start from an encoder's ``weights``, trained on ``grid`` (rows, columns of patches); see ``mae_vlm.encoders.weights``."""
@@ -139,9 +132,8 @@ class Pretrainer(LightningModule):
     def on_fit_start(self) -> None:
         if self.weights is not None and not self.adopted:
             raise ValueError(f"weights {self.weights} are not read; the command line does it, in a program call Pretrainer.adopt")
-        if self.compile_blocks:  # per block, in place: the learner's own logging would break the graph, and names stay
-            for block in blocks(self):
-                block.compile(dynamic=False)
+        if self.compile_blocks:
+            compile_blocks(self)
 
     def train(self, mode: bool = True) -> Pretrainer:
         """As in torch; the teacher stays in evaluation mode."""
@@ -216,7 +208,7 @@ class Pretrainer(LightningModule):
         for objective in self._parts().values():
             objective.after_step()
         if self.teacher is not None and self.decay is not None:
-            follow(self.teacher, self.towers, self.decay)
+            follow_all(self.teacher, self.towers, self._parts().values(), self.decay)
 
     def configure_optimizers(self) -> Any:
         return configured(self, self.optimizer)
@@ -244,7 +236,8 @@ class Pretrainer(LightningModule):
         """Operations of a training step on one caption in the text and fusion towers, once each."""
         text, fusion, image = self.towers.text, self.towers.fusion, self.towers.image
         count = 0 if text is None else text.flops()
-        count += 0 if fusion is None or text is None else fusion.flops(text.length, image.space.patches + image.prefix)
+        seen = image.space.patches + image.prefix + (0 if fusion is None else fusion.regions)
+        count += 0 if fusion is None or text is None else fusion.flops(text.length, seen)
         return 3 * count
 
     def _losses(self, features: Features) -> dict[str, Loss]:

@@ -5,6 +5,8 @@ Letters: B pictures, C channels, H, W pixels, N patches, M hidden patches, P num
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -13,6 +15,8 @@ from mae_vlm.encoders.contact_sheet import contact_sheet
 from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.towers import Towers
 from mae_vlm.objectives.base import Objective
+from mae_vlm.objectives.parts.adversarial import Adversarial
+from mae_vlm.objectives.parts.perceptual import Perceptual
 from mae_vlm.objectives.parts.pixel_decoder import PixelDecoder
 from mae_vlm.tokens.patchify import take, unpatchify
 from mae_vlm.types import Batch, Loss
@@ -25,10 +29,17 @@ class Pixels(Objective):
     targets are normalised), and ``other_picture``, the loss of what was predicted from the visible patches of
     another picture at the same places; a model that uses what it sees is clearly below both.
 
+    Two options look at the decoded picture as a whole, its hidden patches in their places among the visible ones (with normalised targets
+    each with its own mean and deviation put back). They log ``perceptual``, and ``adversarial``, the discriminator's loss, with ``fooled``,
+    the share of windows that it takes for real. ``val/loss`` counts the squared error alone: it stays what it is without them, where a
+    teacher and a discriminator that learn would measure by another rule at every validation.
+
     Args:
         towers, weight: see :class:`Objective`.
         width, depth, heads: sizes of the decoder, see :class:`PixelDecoder`; the CLI chooses width and depth where they are None.
         normalise: targets are each patch's pixels less their mean, over their deviation (the paper's recommendation).
+        perceptual: a distance of features added to the loss, :class:`mae_vlm.objectives.parts.perceptual.Perceptual`; None is off.
+        adversarial: a discriminator to be mistaken, :class:`mae_vlm.objectives.parts.adversarial.Adversarial`; likewise.
     """
 
     mean: Tensor
@@ -42,11 +53,16 @@ class Pixels(Objective):
         depth: int | None = None,
         heads: int | None = None,
         normalise: bool = True,
+        perceptual: Callable[[Towers], Perceptual] | None = None,
+        adversarial: Callable[[Towers], Adversarial] | None = None,
     ) -> None:
         super().__init__(towers, weight)
         self.decoder = PixelDecoder(towers, 512 if width is None else width, 8 if depth is None else depth, heads)
         self.space = towers.image.space
         self.normalise = normalise
+        self.perceptual = None if perceptual is None else perceptual(towers)
+        self.adversarial = None if adversarial is None else adversarial(towers)
+        self.views = ("masked", *(() if self.perceptual is None else self.perceptual.views))
         self.register_buffer("mean", towers.image.mean.clone(), persistent=False)
         self.register_buffer("std", towers.image.std.clone(), persistent=False)
 
@@ -55,12 +71,43 @@ class Pixels(Objective):
         predicted_BMP = self.decoder.hidden(features.masked, masking)
         target_BMP = self._targets(take(features.patches_BNP, masking.hide_BM))
         error_B = squared_error(predicted_BMP, target_BMP)
+        added, judged = self._judged(features, predicted_BMP)
         if self.training:
-            return Loss(error_B.mean(), {"masked_mse": error_B.mean().detach()})
-        return self._validated(features, batch, predicted_BMP, error_B)
+            logs = {name: value_B.mean().detach() for name, value_B in ({"masked_mse": error_B} | judged).items()}
+            return Loss(sum((value_B.mean() for value_B in added), error_B.mean()), logs)
+        return self._validated(features, batch, predicted_BMP, error_B, judged)
 
-    def _validated(self, features: Features, batch: Batch, predicted_BMP: Tensor, error_B: Tensor) -> Loss:
-        """The loss beside its two controls, each a mean over the real pictures."""
+    def _judged(self, features: Features, predicted_BMP: Tensor) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """What the options add to each picture's loss, and what they tell of it, ``[B]`` each."""
+        added: list[Tensor] = []
+        told: dict[str, Tensor] = {}
+        if self.perceptual is None and self.adversarial is None:
+            return added, told
+        decoded_BCHW = self._decoded(features, predicted_BMP)
+        if self.perceptual is not None:
+            told["perceptual"] = self.perceptual(features, decoded_BCHW)
+            added.append(self.perceptual.weight * told["perceptual"])
+        if self.adversarial is not None:
+            opposed = self.adversarial(features.images_BCHW, decoded_BCHW)
+            told |= {"adversarial": opposed.discriminator, "fooled": opposed.fooled}
+            added.append(opposed.loss)
+        return added, told
+
+    def _decoded(self, features: Features, predicted_BMP: Tensor) -> Tensor:
+        """Normalised pictures ``[B, C, H, W]`` whose hidden patches are the predicted ones."""
+        patches_BNP, hide_BM = features.patches_BNP, features.masking.hide_BM
+        predicted_BMP = predicted_BMP.to(patches_BNP.dtype)
+        if self.normalise:
+            mean, deviation = patch_statistics(take(patches_BNP, hide_BM))
+            predicted_BMP = predicted_BMP * deviation + mean
+        return unpatchify(patches_BNP.scatter(1, hide_BM[..., None].expand_as(predicted_BMP), predicted_BMP), self.space)
+
+    def after_step(self) -> None:
+        if self.adversarial is not None:
+            self.adversarial.after_step()
+
+    def _validated(self, features: Features, batch: Batch, predicted_BMP: Tensor, error_B: Tensor, judged: dict[str, Tensor]) -> Loss:
+        """The loss beside its two controls and what the options tell, each a mean over the real pictures."""
         weight_B = batch.real_B.to(error_B.dtype)
         weight_B = weight_B / weight_B.sum().clamp(min=1)
         masking = features.masking
@@ -76,7 +123,7 @@ class Pixels(Objective):
             "predict_zero": (zero_B * weight_B).sum(),
             "other_picture": (squared_error(predicted_BMP, other_BMP) * weight_B).sum(),
         }
-        return Loss(logs["masked_mse"], logs)
+        return Loss(logs["masked_mse"], logs | {name: (value_B * weight_B).sum() for name, value_B in judged.items()})
 
     def _targets(self, patches_BMP: Tensor) -> Tensor:
         if not self.normalise:
@@ -88,7 +135,8 @@ class Pixels(Objective):
         decoder, patches = self.decoder, self.space.patches
         embed = linear(decoder.decoder_embed, visible + decoder.prefix)
         predict = linear(decoder.decoder_pred, patches - visible)
-        return 3 * (embed + blocks(decoder.decoder_blocks, patches + decoder.prefix) + predict)
+        options = sum(part.flops for part in (self.perceptual, self.adversarial) if part is not None)
+        return 3 * (embed + blocks(decoder.decoder_blocks, patches + decoder.prefix) + predict) + options
 
     @torch.no_grad()
     def pictures(self, features: Features, batch: Batch) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from mae_vlm.encoders.towers import Towers
 from mae_vlm.objectives.base import Objective
 from mae_vlm.pairing.gather import first_row, gather
 from mae_vlm.pairing.pairs import pictures
+from mae_vlm.pairing.queue import push
 from mae_vlm.tokens.colours import Distortion
 from mae_vlm.types import Batch, Encoded, Loss
 
@@ -115,19 +116,16 @@ class Views(Objective):
         right = torch.zeros(len(one_BE), dtype=torch.int64, device=one_BE.device)
         return _loss(scores, right, features.batch.real_B)
 
-    @torch.no_grad()
+    @property
+    def averages(self) -> tuple[tuple[nn.Module, nn.Module], ...]:
+        """The slow projector and the one that it follows, at the teacher's pace."""
+        return () if self.slow is None else ((self.slow, self.project),)
+
     def after_step(self) -> None:
-        """Let the newest embeddings take the oldest ones' places, and the slow projector follow."""
-        if self.slow is None or self._fresh is None:
-            return
-        fresh = self._fresh[: self.queue].to(self.kept_QE.dtype)
-        index = (self.place + torch.arange(len(fresh), device=fresh.device)) % self.queue
-        finite = fresh.isfinite().all(1, keepdim=True)  # of a step that the guard skips too: one bad row would spoil all that follow
-        self.kept_QE[index] = torch.where(finite, fresh, self.kept_QE[index])
-        self.place.copy_((self.place + len(fresh)) % self.queue)
-        for slow, fast in zip(self.slow.parameters(), self.project.parameters(), strict=True):
-            slow.lerp_(fast, 1 - 0.99)
-        self._fresh = None
+        """Let the newest embeddings take the oldest ones' places."""
+        if self._fresh is not None:
+            push([self.kept_QE], self.place, [self._fresh], self._fresh.isfinite().all(1))
+            self._fresh = None
 
 
 def _projector(width: int, hidden: int, out: int) -> nn.Module:

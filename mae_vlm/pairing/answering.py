@@ -14,12 +14,11 @@ from torch.nn import functional
 
 from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.towers import Towers
+from mae_vlm.pairing.asking import asked
 from mae_vlm.pairing.blind import shown
 from mae_vlm.tokens.answers import normal, people
-from mae_vlm.tokens.chance import uniform
 from mae_vlm.types import Batch, Question, Term
 
-_WHICH = 61  # the stream of chance that chooses among a picture's questions
 LOSSES = ("binary", "cross_entropy")
 
 
@@ -69,17 +68,7 @@ class Answering(nn.Module):
 
     def asked(self, batch: Batch) -> list[list[Question]]:
         """For each picture the questions that are answered: see the class."""
-        every = batch.questions or [()] * len(batch)
-        real = batch.real_B.tolist()
-        asked = [[one for one in some if keep and one.text and self._counts(one)] for some, keep in zip(every, real, strict=True)]
-        if not self.training or max(map(len, asked), default=0) <= self.most:
-            return asked
-        chance_BQ = uniform(batch.keys_B.cpu(), max(map(len, asked)), _WHICH)
-        order = [chance_Q[: len(some)].argsort()[: self.most].tolist() for chance_Q, some in zip(chance_BQ, asked, strict=True)]
-        return [[some[place] for place in sorted(places)] for some, places in zip(asked, order, strict=True)]
-
-    def _counts(self, question: Question) -> bool:
-        return not self.training or self._known(question)
+        return asked(batch, self._known, self.most) if self.training else asked(batch, lambda one: True)
 
     def _known(self, question: Question) -> bool:
         return any(normal(answer) in self.numbers for answer in question.answers)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.text.base import EncodedText, TextTower
+from mae_vlm.pairing.exchange import Routes, routes
 from mae_vlm.pairing.gather import gather, processes
 from mae_vlm.pairing.pairs import Pairs
 from mae_vlm.tokens.chance import uniform
@@ -66,10 +67,11 @@ def matched(features: Features, told: Pairs, layer: nn.Module, scale: float, lon
     Wrong ones are drawn in proportion to the softmax of ``scale`` times their similarity, in the space that a part trains, else evenly.
     """
     texts, images = _negatives(features, told, scale)
+    of_texts, of_images = routes(len(told.own_B), texts.index_B, images.index_B)
     pooled = [
         features.fused.pooled_BD,
-        features.fuse(_everybodys_text(features, longest).rows(texts.index_B)).pooled_BD,
-        _with_pictures(features, images.index_B),
+        features.fuse(_others_text(features, of_texts, longest)).pooled_BD,
+        _with_pictures(features, of_images),
     ]
     logits_R2 = layer(torch.cat(pooled)).to(torch.promote_types(pooled[0].dtype, torch.float32))
     right_R = torch.cat([torch.ones_like(told.own_B), torch.zeros_like(told.own_B), torch.zeros_like(told.own_B)])
@@ -95,24 +97,23 @@ def _negatives(features: Features, told: Pairs, scale: float) -> tuple[_Negative
     return drawn[0], drawn[1]
 
 
-def _everybodys_text(features: Features, longest: Longest) -> EncodedText:
-    """The captions of all processes, encoded."""
+def _others_text(features: Features, way: Routes, longest: Longest) -> EncodedText:
+    """The wanted captions of all processes, encoded."""
     own = features.text
     if processes() == 1:
-        return own
+        return own.rows(way.wanted_R)
     words = own.words.padded(*longest)
     tokens_BTD = functional.pad(own.tokens_BTD, (0, 0, 0, longest.length - own.tokens_BTD.shape[1]))
-    parts = (words.ids_BT, words.real_BT, words.word_BT, words.has_B)
-    return EncodedText(gather(tokens_BTD), Words(*(gather(part) for part in parts)))
+    parts = (words.ids_BT, words.real_BT, words.word_BT, words.has_B)  # some bytes of each
+    return EncodedText(way.fetch(tokens_BTD), Words(*(gather(part)[way.wanted_R] for part in parts)))
 
 
-def _with_pictures(features: Features, index_B: Tensor) -> Tensor:
+def _with_pictures(features: Features, way: Routes) -> Tensor:
     """Each caption with another picture: the fused feature ``[B, D]``."""
     seen = features.seen
     if isinstance(seen, Encoded):  # what it has besides, no fusion looks at
         seen = Encoded(seen.tokens_BTD, seen.prefix)
-    everybodys = replace(seen, tokens_BTD=gather(seen.tokens_BTD))
-    return features.fuse(features.text, everybodys.rows(index_B)).pooled_BD
+    return features.fuse(features.text, replace(seen, tokens_BTD=way.fetch(seen.tokens_BTD))).pooled_BD
 
 
 def _wrong(told: Pairs) -> Tensor:

@@ -24,7 +24,7 @@ MAP = torch.arange(600).reshape(20, 30).div(300, rounding_mode="floor").to(torch
 
 
 def a_head(classes: int = 2, threshold: float = 0.5):
-    return SimpleNamespace(classes=classes, names=["cat", "dog"], threshold=torch.tensor(threshold))
+    return SimpleNamespace(classes=classes, names=["cat", "dog"], ids=[17, 3], threshold=torch.tensor(threshold))
 
 
 def a_batch() -> Batch:
@@ -79,7 +79,7 @@ def test_boxes_and_masks_become_cocos_results(tmp_path):
     assert names(tmp_path) == ["detections.json", "images.json", "predictions.csv"]
     found = json.loads((tmp_path / "detections.json").read_text())
     assert [(one["image_id"], one["category_id"], one["bbox"]) for one in found] == [
-        (number, *one) for number in (1, 2) for one in ((2, [2, 4, 10, 10]), (1, [0, 0, 30, 20]))
+        (number, *one) for number in (1, 2) for one in ((3, [2, 4, 10, 10]), (17, [0, 0, 30, 20]))
     ]
     for one, mask_HW in zip(found, [*MASKS, *MASKS], strict=True):
         assert np.array_equal(run_length.decode([one["segmentation"]])[..., 0] > 0, mask_HW.numpy())

@@ -259,3 +259,16 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch, tmp_path):
     monkeypatch.setattr("mae_vlm.cli.training.choose", broken)
     with pytest.raises(KeyError, match="ours"):
         in_process("fit", *TINY, "--trainer.default_root_dir", tmp_path)
+
+
+def test_norms_over_several_processes_on_cpus_are_refused_in_words():
+    from torch import nn
+
+    from mae_vlm.cli.compatibility import check_batchnorm
+
+    normed = nn.Sequential(nn.Conv2d(1, 1, 1), nn.BatchNorm2d(1))
+    with pytest.raises(ValueError, match=r"trainer\.sync_batchnorm given with 2 processes on CPUs, .* \(1\); leave it out"):
+        check_batchnorm(normed, 2, "cpu")
+    check_batchnorm(normed, 2, "cuda")
+    check_batchnorm(normed, 1, "cpu")
+    check_batchnorm(normed[:1], 2, "cpu")

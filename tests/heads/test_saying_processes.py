@@ -15,6 +15,8 @@ from process_pool import on_pool
 from mae_vlm.encoders.fusion.cross import CrossAttention
 from mae_vlm.heads.answer import AnswerQuestions
 from mae_vlm.heads.caption import Caption
+from mae_vlm.heads.choice import MultipleChoice
+from mae_vlm.heads.pair import PairReasoning
 from mae_vlm.learners.finetune import Finetuner
 from mae_vlm.learners.optim import AdamW
 from mae_vlm.learners.pretrain import Pretrainer
@@ -30,6 +32,8 @@ HEADS = {
     "single": partial(AnswerQuestions, classes=NAMES, loss="cross_entropy"),
     "blind": partial(AnswerQuestions, classes=NAMES, picture=False),
     "caption": partial(Caption, prompt="a picture"),
+    "pair": partial(PairReasoning, statements=1),
+    "choice": partial(MultipleChoice, questions=2),
 }
 OBJECTIVES = {"caption": Captions, "answers": partial(Answers, classes=NAMES), "alignment": Alignment}
 KINDS = {**{f"head {name}": (name,) for name in HEADS}, **{f"objective {name}": (name,) for name in OBJECTIVES}}
@@ -48,8 +52,19 @@ def asked(number: int) -> tuple[Question, ...]:
     return () if 8 <= number < 12 or number == 14 else some[number % 3 : number % 3 + number % 4]
 
 
+def reasoned(number: int) -> tuple[Question, ...]:
+    """Statements and questions with candidates, of which pictures have as unequal shares."""
+    some = (
+        Question(f"it is number {number}", ("true", "false")[number % 2 : number % 2 + 1]),
+        Question("which one?", ("a star",), ("a red ring", "a star", "a blue cross in the middle")[: 2 + number % 2]),
+        Question("why that one?", ("it is red",), ("it is red", "it is on the left"), rationale=True),
+    )
+    return () if 8 <= number < 12 or number == 14 else some[number % 2 : 1 + number % 4]
+
+
 def everything():
-    return replace(a_batch(CAPTIONS), questions=[asked(number) for number in range(16)])
+    batch = a_batch(CAPTIONS)
+    return replace(batch, questions=[asked(number) + reasoned(number) for number in range(16)], partner_BCHW=batch.second_BCHW)
 
 
 def learner(kind: str):

@@ -108,9 +108,9 @@ def test_what_is_not_finite_never_enters_the_queue():
     views = learner.objectives["views"]
     views(learner.features(batch), batch)
     views._fresh[1] = torch.nan
-    before = views.kept_QE.clone()
+    fresh, before = views._fresh, views.kept_QE.clone()
     views.after_step()
-    assert views.kept_QE.isfinite().all() and torch.equal(views.kept_QE[1], before[1]) and not torch.equal(views.kept_QE[0], before[0])
+    assert torch.equal(views.kept_QE[:5], fresh[[0, 2, 3, 4, 5]]) and torch.equal(views.kept_QE[5:], before[5:]) and int(views.place) == 5
 
 
 def test_with_a_queue_a_view_is_held_against_its_own_other_one_and_the_queue():

@@ -83,7 +83,9 @@ def _part(place: Place, choice: Choice, needed: bool) -> Source | None:
     if choice.captions:
         sentences = Sentences(choice.captions.file, place.problems)
         captions = sentences.finish(CocoFile(choice.captions.file, place.problems, sentences.annotate), listed.names)
-    return Annotated(folder, listed.names, classes, found, captions, pixels)
+    source = Annotated(folder, listed.names, classes, found, captions, pixels)
+    source.object_ids, source.stuff = listed.own_ids(classes), listed.stuff(classes)
+    return source
 
 
 _READERS: dict[str, type[Instances | Panoptic | Sentences]] = {

@@ -49,9 +49,10 @@ class Additive(Fusion):
         self.refuse(causal)
         assert isinstance(image, Encoded)
         words_BTD, patches_BND = self.words(text.tokens_BTD), self.picture(image.patches_BND)
+        real_BN = self.real(image.patches_BND)
         query_BD = self.query.to(words_BTD.dtype).expand(len(words_BTD), -1)
         for ask in self.rounds:
-            query_BD = ask(query_BD, words_BTD, text.words.real_BT, patches_BND)
+            query_BD = ask(query_BD, words_BTD, text.words.real_BT, patches_BND, real_BN)
         return Fused(query_BD)
 
     def flops(self, tokens: int, seen: int) -> int:
@@ -73,9 +74,8 @@ class _Round(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width))
         self.last = nn.LayerNorm(width)
 
-    def forward(self, query_BD: Tensor, words_BTD: Tensor, real_BT: Tensor, patches_BND: Tensor) -> Tensor:
-        everywhere_BN = real_BT.new_ones(patches_BND.shape[:2])
-        found_BD = self.of_words(query_BD, words_BTD, real_BT) + self.of_patches(query_BD, patches_BND, everywhere_BN)
+    def forward(self, query_BD: Tensor, words_BTD: Tensor, real_BT: Tensor, patches_BND: Tensor, real_BN: Tensor) -> Tensor:
+        found_BD = self.of_words(query_BD, words_BTD, real_BT) + self.of_patches(query_BD, patches_BND, real_BN)
         query_BD = self.norm(query_BD + found_BD)
         asked_BD: Tensor = self.last(query_BD + self.mlp(query_BD))
         return asked_BD

@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from mae_vlm.encoders.arithmetic import blocks
@@ -39,12 +40,14 @@ class Fusion(nn.Module, ABC):
         blocks: how many of the image encoder's last blocks it runs itself, on tokens of both: 0 for most, which take its features.
         tokens: whether it returns the text's tokens, which masked language and captions need.
         causal: whether a token can be kept from seeing those after it, which captions need.
+        regions: tokens of the picture behind its patches, see :class:`mae_vlm.encoders.regions.Regions`; the towers set it.
     """
 
     width: int
     blocks: int = 0
     tokens: bool = True
     causal: bool = True
+    regions: int = 0
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -55,11 +58,22 @@ class Fusion(nn.Module, ABC):
     def forward(self, image: Encoded | Held, text: EncodedText, causal: bool = False) -> Fused:
         """Row i of the text with row i of the picture; padding of the text changes nothing, ``text.words`` tells where it is.
 
-        ``image`` are the encoder's features of all patches, or the tokens before its last ``blocks``.
+        ``image`` are the encoder's features of all patches, or the tokens before its last ``blocks``; behind them those of ``regions``.
 
         Raises:
             ValueError: ``causal`` of a fusion that cannot.
         """
+
+    def real(self, tokens_BND: Tensor) -> Tensor:
+        """Bool ``[B, N]``: which tokens at the end of a picture's are to be looked at: regions that are not there are all zeros."""
+        real_BN = tokens_BND.new_ones(tokens_BND.shape[:2], dtype=torch.bool)
+        if self.regions:
+            real_BN[:, -self.regions :] = tokens_BND[:, -self.regions :].ne(0).any(-1)
+        return real_BN
+
+    def patches(self, seen_BND: Tensor, prefix: int) -> Tensor:
+        """Of a picture's tokens, as the tower sees them, those of its patches."""
+        return seen_BND[:, prefix : seen_BND.shape[1] - self.regions]
 
     def refuse(self, causal: bool) -> None:
         """For a fusion that cannot be causal.

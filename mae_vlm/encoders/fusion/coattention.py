@@ -48,15 +48,16 @@ class CoAttention(Fusion):
     def forward(self, image: Encoded | Held, text: EncodedText, causal: bool = False) -> Fused:
         self.refuse(causal)
         real_B11T = text.words.real_BT[:, None, None]
+        real_B11N = self.real(image.tokens_BTD)[:, None, None] if self.regions else None
         words_BTD: Tensor = text.tokens_BTD
         seen_BND: Tensor = self.picture(image.tokens_BTD)
         for of_text, of_picture in zip(self.texts[:-1], self.pictures, strict=True):
             words_BTD, seen_BND = (
-                of_text(words_BTD, real_B11T, seen_BND),
-                of_picture(seen_BND, None, words_BTD, encoder_attention_mask=real_B11T),
+                of_text(words_BTD, real_B11T, seen_BND, encoder_attention_mask=real_B11N),
+                of_picture(seen_BND, real_B11N, words_BTD, encoder_attention_mask=real_B11T),
             )
-        words_BTD = self.texts[-1](words_BTD, real_B11T, seen_BND)
-        return Fused(words_BTD[:, 0], words_BTD, seen_BND[:, self.prefix :])
+        words_BTD = self.texts[-1](words_BTD, real_B11T, seen_BND, encoder_attention_mask=real_B11N)
+        return Fused(words_BTD[:, 0], words_BTD, self.patches(seen_BND, self.prefix))
 
     def flops(self, tokens: int, seen: int) -> int:
         own = linear(self.picture, seen)

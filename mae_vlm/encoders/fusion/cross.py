@@ -43,9 +43,10 @@ class CrossAttention(Fusion):
         real_BT = text.words.real_BT
         seen_BND: Tensor = self.picture(image.tokens_BTD)
         mask = causal_mask(real_BT) if causal else real_BT[:, None, None, :]
-        found = self.layers(text.tokens_BTD, attention_mask=mask, encoder_hidden_states=seen_BND)
+        across = self.real(image.tokens_BTD)[:, None, None] if self.regions else None
+        found = self.layers(text.tokens_BTD, attention_mask=mask, encoder_hidden_states=seen_BND, encoder_attention_mask=across)
         tokens_BTD: Tensor = found.last_hidden_state
-        return Fused(tokens_BTD[:, 0], tokens_BTD, seen_BND[:, self.prefix :])
+        return Fused(tokens_BTD[:, 0], tokens_BTD, self.patches(seen_BND, self.prefix))
 
     def flops(self, tokens: int, seen: int) -> int:
         own = blocks(self.layers, tokens) + sum(across(layer, tokens, seen) for layer in self.layers.layer)

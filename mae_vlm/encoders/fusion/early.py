@@ -48,13 +48,13 @@ class Early(Fusion):
         assert isinstance(image, Held)
         words_BTD = self.words(text.tokens_BTD) + self.marks.weight[0]
         stream_BSD = torch.cat([words_BTD, image.tokens_BTD + self.marks.weight[1]], dim=1)
-        mask = seen_by(text.words.real_BT, image.tokens_BTD.shape[1], causal)
+        mask = seen_by(text.words.real_BT, self.real(image.tokens_BTD), causal)
         again = self.again and torch.is_grad_enabled()
         for block in image.blocks:
             stream_BSD = checkpoint(block, stream_BSD, attn_mask=mask, use_reentrant=False) if again else block(stream_BSD, attn_mask=mask)
         stream_BSD = image.norm(stream_BSD)
         across = words_BTD.shape[1]
-        return Fused(stream_BSD[:, 0], stream_BSD[:, :across], stream_BSD[:, across + image.prefix :])
+        return Fused(stream_BSD[:, 0], stream_BSD[:, :across], self.patches(stream_BSD, across + image.prefix))
 
     def flops(self, tokens: int, seen: int) -> int:
         both = tokens + seen
@@ -62,13 +62,12 @@ class Early(Fusion):
         return own + self.each * both + self.every * both**2
 
 
-def seen_by(real_BT: Tensor, patches: int, causal: bool) -> Tensor:
+def seen_by(real_BT: Tensor, real_BN: Tensor, causal: bool) -> Tensor:
     """Bool ``[B, 1, 1 or S, S]``: which tokens (columns) of a text and then a picture may be seen, causal by which (rows)."""
-    picture_BN = real_BT.new_ones(len(real_BT), patches)
     if not causal:
-        return torch.cat([real_BT, picture_BN], dim=1)[:, None, None]
+        return torch.cat([real_BT, real_BN], dim=1)[:, None, None]
     before_BTT = causal_mask(real_BT)[:, 0]
-    across = real_BT.shape[1]
-    texts_BTS = torch.cat([before_BTT, picture_BN[:, None].expand(-1, across, -1)], dim=2)
-    pictures_BNS = torch.cat([torch.zeros_like(real_BT), picture_BN], dim=1)[:, None].expand(-1, patches, -1)
+    across, patches = real_BT.shape[1], real_BN.shape[1]
+    texts_BTS = torch.cat([before_BTT, real_BN[:, None].expand(-1, across, -1)], dim=2)
+    pictures_BNS = torch.cat([torch.zeros_like(real_BT), real_BN], dim=1)[:, None].expand(-1, patches, -1)
     return torch.cat([texts_BTS, pictures_BNS], dim=1)[:, None]

@@ -49,10 +49,18 @@ class Late(Fusion):
     def forward(self, image: Encoded | Held, text: EncodedText, causal: bool = False) -> Fused:
         self.refuse(causal)
         assert isinstance(image, Encoded)
-        pooled = (image.patches_BND.mean(1), text.pooled(self.pool))
+        pooled = (self._picture(image.patches_BND), text.pooled(self.pool))
         both_BD = torch.cat([norm(one) for norm, one in zip(self.norms, pooled, strict=True)], dim=-1)
         fused_BD: Tensor = self.out(functional.gelu(self.gate(both_BD)) * self.value(both_BD))
         return Fused(fused_BD)
+
+    def _picture(self, seen_BND: Tensor) -> Tensor:
+        """The mean of a picture's patches and its regions."""
+        if not self.regions:
+            return seen_BND.mean(1)
+        real_BN = self.real(seen_BND)
+        share_BN1 = (real_BN / real_BN.sum(1, keepdim=True))[..., None].to(seen_BND.dtype)
+        return (seen_BND * share_BN1).sum(1)
 
     def flops(self, tokens: int, seen: int) -> int:
         return blocks(self, 1)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Set
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +19,24 @@ def object_truths(batch: Batch, stuff: Set[int] = frozenset()) -> list[Truth | N
     """The objects of each picture that are no crowds, those of one ``stuff`` class as one; None for a picture that only fills up."""
     pairs = zip(batch.targets, batch.real_B.tolist(), strict=True)
     return [_objects(target, stuff) if real else None for target, real in pairs]
+
+
+def prepared(target: Target) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Objects in the prepared picture without its padding: bool masks, classes, crowds, and areas in pixels of the original."""
+    masks_NHW, classes_N, crowds_N = _parts(target)
+    frame = target.frame
+    masks_NHW = masks_NHW[:, : frame.rows, : frame.columns]
+    scale = (frame.window_height / frame.rows) * (frame.window_width / frame.columns)
+    return masks_NHW, classes_N, crowds_N, masks_NHW.flatten(1).sum(1) * scale
+
+
+def originals(target: Target) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """All objects of the original picture in its own pixels: bool masks ``[N, height, width]``, classes, crowds and areas, on the CPU."""
+    assert target.whole is not None
+    height, width = target.frame.height, target.frame.width
+    bits_NP = np.unpackbits(target.whole.masks.cpu().numpy(), axis=1, count=height * width)
+    masks_NHW = torch.from_numpy(bits_NP).view(-1, height, width).bool()
+    return masks_NHW, target.whole.classes.cpu(), target.whole.crowds.cpu(), masks_NHW.flatten(1).sum(1)
 
 
 def semantic_truths(batch: Batch) -> list[Truth | None]:

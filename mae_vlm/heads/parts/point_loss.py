@@ -34,13 +34,13 @@ def truth_at(masks_NHW: Tensor, rows_M: Tensor, points_MP2: Tensor) -> Tensor:
     height, width = masks_NHW.shape[1:]
     x, y = points_MP2[..., 0] * width - 0.5, points_MP2[..., 1] * height - 0.5
     left, top = x.floor(), y.floor()
-    flat_NI = masks_NHW.flatten(1)
+    flat, first_M1 = masks_NHW.flatten(), (rows_M * (height * width))[:, None]  # one index: two are four times as slow on a CPU
     values = torch.zeros(len(rows_M), points_MP2.shape[1], device=masks_NHW.device)
     for column, across in ((left, 1 - (x - left)), (left + 1, x - left)):
         for row, down in ((top, 1 - (y - top)), (top + 1, y - top)):
             inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
             index = (row.clamp(0, height - 1) * width + column.clamp(0, width - 1)).long()
-            values += flat_NI[rows_M[:, None], index] * (across * down * inside)
+            values += flat.index_select(0, (first_M1 + index).flatten()).view_as(values) * (across * down * inside)
     return values
 
 

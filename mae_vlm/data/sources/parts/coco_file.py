@@ -42,6 +42,7 @@ class CocoFile:
         self._slots: dict[Any, int] = {}
         self._rows = array("q")  # by slot
         self.categories: dict[Any, str] = {}  # names by id, in file order
+        self._things: dict[str, bool] = {}  # by name, where the file says
         for key, value, start, end in elements(file):
             if key not in ("images", "annotations", "categories"):
                 continue
@@ -52,7 +53,7 @@ class CocoFile:
             elif key == "images":
                 self._add_picture(value)
             else:
-                self.categories[hashable(value.get("id"))] = str(value.get("name", value.get("id")))
+                self._add_category(value)
         if not self.names:
             raise ValueError(f"{file} lists no picture; its key images must hold entries with id and file_name")
 
@@ -86,6 +87,18 @@ class CocoFile:
         places = {name: number for number, name in enumerate(names)}
         return names, {id: places[name] for id, name in self.categories.items() if name in places}
 
+    def own_ids(self, classes: list[str]) -> list[int] | None:
+        """The category id of each of the ``classes``; None where one has none, or several, or what is no whole number."""
+        ids_of: dict[str, list[Any]] = {}
+        for id, name in self.categories.items():
+            ids_of.setdefault(name, []).append(id)
+        found = [ids_of.get(name, []) for name in classes]
+        return [ids[0] for ids in found] if all(len(ids) == 1 and type(ids[0]) is int for ids in found) else None
+
+    def stuff(self, classes: list[str]) -> list[str] | None:
+        """Those of the ``classes`` that are marked as no things; None where no category is marked at all."""
+        return [name for name in classes if not self._things.get(name, True)] if self._things else None
+
     def ids(self) -> list[Any]:
         """The picture id of each slot."""
         return list(self._slots)
@@ -95,6 +108,12 @@ class CocoFile:
         if slot == len(self._rows):
             self._rows.append(UNKNOWN)
         return slot
+
+    def _add_category(self, entry: dict[str, Any]) -> None:
+        name = str(entry.get("name", entry.get("id")))
+        self.categories[hashable(entry.get("id"))] = name
+        if isinstance(entry.get("isthing"), int):
+            self._things[name] = bool(entry["isthing"])
 
     def _add_picture(self, entry: dict[str, Any]) -> None:
         id, name = entry.get("id"), _file_name(entry)
