@@ -26,7 +26,6 @@ _NEEDLESS = (
     r".*It is recommended to use `self.log\('(val|test)/.*sync_dist=True.*",  # these means are over all processes already
     r".*Trying to infer the `batch_size`.*",
     r".*lr_scheduler\.step\(\).*before.*optimizer\.step\(\).*",
-    r".*You have overridden `transfer_batch_to_device` in `LightningModule`.*",  # batches know themselves how to get there
 )
 _ADVERTS = (
     "Tip:",

@@ -63,7 +63,7 @@ class Completion(Objective):
         codes: int = 512,
         settle: int = 500,
         silent: float = 0.1,
-        guidance: float = 3.0,
+        guidance: float = 2.0,
         steps: int = 12,
     ) -> None:
         super().__init__(towers, weight)

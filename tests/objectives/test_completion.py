@@ -270,7 +270,7 @@ def test_it_learns_to_paint_what_words_say():
     [
         ({"silent": 1.0}, "silent 1.0 given, allowed is a share from 0 to below 1"),
         ({"guidance": -1.0}, "guidance -1.0, steps 12 given"),
-        ({"steps": 0}, "guidance 3.0, steps 0 given"),
+        ({"steps": 0}, "guidance 2.0, steps 0 given"),
         ({"depth": 0}, "decoder width 16, depth 0, heads 2 given"),
         ({"codes": 1}, "codes 1, settle 3"),
     ],
