@@ -1,8 +1,9 @@
 """What a run of pictures with words is worth on scenes that it never saw: ``python -m tools.words_worth RUN SCENES``.
 
 SCENES is what ``python -m tools.word_scenes`` wrote. For each gallery (one object, two, and one of a pair of colour and shape that training
-never saw) of 1,000 pictures with pairwise different captions: recall at 1 both ways; matching of the right caption against
-one in which a single word is another, half and half; and each word of the picture hidden in turn: told with the picture, with another
+never saw) of 1,000 pictures with pairwise different captions: recall at 1 both ways, and in what the picture differs that a
+caption finds instead; matching of the right caption against one in which a single word is another, half and half, by each objective
+that tells them apart; and each word of the picture hidden in turn: told with the picture, also by what the word tells of, with another
 one's, and by a twin that sees none (an objective ``blind``, where the run has one). Shares in percent.
 """
 
@@ -24,7 +25,7 @@ from mae_vlm.encoders.features import Features
 from mae_vlm.learners.pretrain import Pretrainer
 from mae_vlm.objectives.masked_language import MaskedLanguage
 from mae_vlm.objectives.matching import Matching
-from mae_vlm.tokens.masked_words import MaskedWords
+from mae_vlm.objectives.swapped_word import SwappedWord
 from mae_vlm.types import Batch
 from tools.word_scenes import PLACES, SIZES
 
@@ -66,62 +67,94 @@ class Tally:
         self.tries[name] = self.tries.get(name, 0) + right.numel()
 
     def percent(self) -> dict[str, float]:
-        return {name: round(100 * hits / self.tries[name], 1) for name, hits in self.hits.items()}
+        return {name: round(100 * hits / self.tries[name], 1) for name, hits in self.hits.items() if self.tries[name]}
+
+
+class Places:
+    """Where the pictures of a gallery and their captions lie in the space that they share."""
+
+    def __init__(self) -> None:
+        self.images: list[Tensor] = []
+        self.texts: list[Tensor] = []
+        self.captions: list[str] = []
+
+    def add(self, features: Features, captions: list[str]) -> None:
+        if (found := features.embedded) is not None:
+            self.images.append(found.image_BE)
+            self.texts.append(found.text_BE)
+            self.captions += captions
+
+    def tell(self, tally: Tally) -> None:
+        """Recall at 1 both ways, and for each caption that finds another picture what differs there: of all such captions."""
+        if not self.captions:
+            return
+        near_GG, own_G = torch.cat(self.texts) @ torch.cat(self.images).T, torch.arange(len(self.captions))
+        tally.add("text to image", near_GG.argmax(1) == own_G)
+        tally.add("image to text", near_GG.argmax(0) == own_G)
+        for own, other in enumerate(near_GG.argmax(1).tolist()):
+            if own != other:
+                for kind in KINDS:
+                    one, instead = ([word for word in self.captions[at].split() if kind_of(word) == kind] for at in (own, other))
+                    tally.add(f"missed by {kind}", torch.tensor([one != instead]))
 
 
 @torch.inference_mode()
-def look(model: Pretrainer, batch: Batch, first: int, tally: Tally) -> None:
-    """Matching and hidden words of one batch of a gallery, whose first picture is number ``first``."""
+def look(model: Pretrainer, batch: Batch, first: int, tally: Tally, places: Places) -> None:
+    """One batch of a gallery, whose first picture is number ``first``."""
     parts = model._parts()
     features = model.features(batch)
     captions = [told[0] for told in batch.captions]
-    for part in parts.values():
-        if isinstance(part, Matching):
-            wrong = [changed(caption, first + place) for place, caption in enumerate(captions)]
+    places.add(features, captions)
+    wrong = [changed(caption, first + place) for place, caption in enumerate(captions)]
+    for name, part in parts.items():
+        if isinstance(part, Matching | SwappedWord):
             for texts, right in ((captions, 1), (wrong, 0)):
                 text = features.read(model.towers.told_text().words(texts))
-                tally.add("matching", part.head(features.fuse(text).pooled_BD).argmax(1) == right)
-    seen = [part for part in parts.values() if isinstance(part, MaskedLanguage)]
-    for part in seen:
-        _hidden(model, part, features, captions, tally)
+                tally.add(name, part.head(features.fuse(text).pooled_BD).argmax(1) == right)
+        if isinstance(part, MaskedLanguage):
+            _hidden(model, part, features, captions, tally)
 
 
 def _hidden(model: Pretrainer, part: MaskedLanguage, features: Features, captions: list[str], tally: Tally) -> None:
-    """Every word that the picture tells, hidden in turn."""
+    """Every word that the picture tells, hidden in turn; but for those of several tokens, which would have to be told piece by piece."""
     tower = model.towers.told_text()
     rows = [(picture, place, word) for picture, told in enumerate(captions) for place, word in enumerate(told.split()) if kind_of(word)]
     words = tower.words([captions[picture] for picture, _, _ in rows])
-    place_R = torch.tensor([place for _, place, _ in rows])
-    here_RT = words.word_BT == place_R[:, None]
-    slots_R1 = here_RT.int().argmax(1, keepdim=True)
-    single_R = here_RT.sum(1) == 1  # a word of several pieces would have to be told piece by piece
+    here_RT = words.word_BT == torch.tensor([place for _, place, _ in rows])[:, None]
+    single_R = here_RT.sum(1) == 1
+    slot_R1 = here_RT.int().argmax(1, keepdim=True)
+    truth_R = words.ids_BT.gather(1, slot_R1)[:, 0]
     mask = tower.vocabulary.mask
     assert mask is not None
-    shown = replace(words, ids_BT=torch.where(here_RT, mask, words.ids_BT))
-    masked = MaskedWords(shown, slots_R1, words.ids_BT.gather(1, slots_R1), single_R[:, None])
-    picture_R = torch.tensor([picture for picture, _, _ in rows])
-    text = features.read(shown)
-    views = {"blind": None} if not part.picture else {"words": picture_R, "words, another picture": (picture_R + 1) % len(captions)}
-    for name, picture in views.items():
-        tokens = text.tokens_BTD if picture is None else features.fuse(text, features.seen.rows(picture)).tokens_BTD
-        assert tokens is not None
-        right_R = part._told(features, masked, tokens)[:, 0].argmax(-1) == masked.truth_BS[:, 0]
+    text = features.read(replace(words, ids_BT=torch.where(here_RT, mask, words.ids_BT)))
+    own_R = torch.tensor([picture for picture, _, _ in rows])
+    views = {"words": own_R, "words, another picture": (own_R + 1) % len(captions)} if part.picture else {"blind": None}
+    for name, picture_R in views.items():
+        tokens_RTD = text.tokens_BTD if picture_R is None else features.fuse(text, features.seen.rows(picture_R)).tokens_BTD
+        assert tokens_RTD is not None
+        slot_R1D = tokens_RTD.gather(1, slot_R1[..., None].expand(-1, -1, tokens_RTD.shape[-1]))
+        right_R = part.head(slot_R1D, features.word_table)[:, 0].argmax(-1) == truth_R
         tally.add(name, right_R[single_R])
+        for kind in KINDS if name == "words" else ():
+            of_kind_R = torch.tensor([kind_of(word) == kind for _, _, word in rows])
+            tally.add(f"words, {kind}", right_R[single_R & of_kind_R])
 
 
 def examine(run: str, folder: Path) -> dict[str, Any]:
     """All figures of one gallery."""
     words = ["--ckpt_path", run, "--data.path", str(folder), "--data.val_path", str(folder), "--trainer.accelerator", "cpu"]
-    training = Training("validate", [*words, "--trainer.precision", "32-true", "--data.batch_size", "100"])
-    model, tally = training.model, Tally()
+    training = Training(
+        "validate", [*words, "--trainer.precision", "32-true", "--data.batch_size", "100", "--trainer.limit_val_batches", "1"]
+    )
+    model, tally, places = training.model, Tally(), Places()
     assert isinstance(model, Pretrainer)
-    told = {name: 100 * float(value) for name, value in training.trainer.callback_metrics.items() if name.endswith("_r1")}
     model.eval()
     first = 0
     for batch in training.datamodule.val_dataloader():
-        look(model, batch, first, tally)
+        look(model, batch, first, tally, places)
         first += len(batch)
-    return {name.removeprefix("val/"): round(value, 1) for name, value in told.items()} | tally.percent() | {"pictures": first}
+    places.tell(tally)
+    return tally.percent() | {"pictures": first}
 
 
 def main() -> None:

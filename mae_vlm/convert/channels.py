@@ -14,7 +14,8 @@ def adapted(weights: dict[str, Tensor], channels: int) -> tuple[dict[str, Tensor
     As timm does it: the kernels of the channels are repeated in turn and scaled so that their sum keeps its size; for one channel summed.
     """
     kernel_DCpp = weights.get(_KERNEL)
-    if kernel_DCpp is None or kernel_DCpp.shape[1] == channels:
+    stemmed = any(name.startswith("vit.patch_embed.backbone.") for name in weights)  # that kernel takes a convolutional stem's channels
+    if kernel_DCpp is None or kernel_DCpp.shape[1] == channels or stemmed:
         return weights, ""
     there = kernel_DCpp.shape[1]
     made = {_KERNEL: adapt_input_conv(channels, kernel_DCpp, base_chans=there)}

@@ -13,7 +13,6 @@ from mae_vlm.data.sources import coco
 from mae_vlm.data.sources.base import Place
 from mae_vlm.types import Prediction
 
-
 IDS = [87, 17, 18]  # of sky, cat and dog in the collection's files
 
 

@@ -134,6 +134,11 @@ def test_three_channel_weights_answer_grey_pictures_alike_in_any_number_of_chann
         torch.testing.assert_close(made[:, 4], kernel[:, 1] * 3 / channels)
 
 
+def test_the_projection_behind_a_convolutional_stem_is_no_kernel_of_the_picture():
+    weights = {"vit.patch_embed.backbone.0.weight": torch.ones(4, 3, 3, 3), "vit.patch_embed.proj.weight": torch.ones(8, 4, 1, 1)}
+    assert adapted(weights, 3) == (weights, "")
+
+
 def test_weights_of_as_many_channels_stay_as_they_are():
     weights = {"vit.patch_embed.proj.weight": torch.randn(8, 3, 4, 4)}
     assert adapted(weights, 3) == (weights, "")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_runs import MACHINE, REPOSITORY, in_process
+from tiny_runs import MACHINE, in_process
 
 from mae_vlm.data.sources.parts.scene_drawing import COLOURS
 from tools.word_scenes import PLACES, is_held_out, questions, scene, write
@@ -105,19 +105,32 @@ def test_recall_and_what_was_missed_are_told():
     assert found["missed by colour"] == 100 and found["missed by shape"] == found["missed by size"] == 0
 
 
+def options(name: str, **given) -> dict:
+    return {"class_path": f"mae_vlm.{name}", "init_args": given}
+
+
+OBJECTIVES = {
+    "image_text": options("objectives.image_text.SoftmaxContrast"),
+    "swapped_contrast": options("objectives.swapped_contrast.SwappedContrast"),
+    "swapped_word": options("objectives.swapped_word.SwappedWord"),
+    "masked_language": options("objectives.masked_language.MaskedLanguage", share=0.3),
+    "blind": options("objectives.masked_language.MaskedLanguage", share=0.3, picture=False, weight=0.2),
+}
+PARTS = {
+    "encoder": options("encoders.stemmed.StemmedVit", width=16, depth=1, heads=2, patch=8),
+    "text": options("encoders.text.transformer.Transformer", width=16, depth=1, heads=2, length=32),
+    "fusion": options("encoders.fusion.cross.CrossAttention", depth=1, heads=2),
+    "masking": options("tokens.masking.RandomMask"),
+    "objectives": OBJECTIVES,
+    "optimizer": options("learners.optim.AdamW", base_lr=1e-3),
+}
+
+
+@pytest.mark.slow
 def test_a_run_is_measured_with_every_word_and_pair(folder, tmp_path):
-    small = ["--model.encoder.width", "16", "--model.encoder.depth", "1", "--model.encoder.heads", "2"]
-    small += ["--model.text.width", "16", "--model.text.depth", "1", "--model.text.heads", "2"]
-    words = [
-        "--config",
-        REPOSITORY / "configs/pretrain/word_scenes.yaml",
-        "--data.path",
-        folder,
-        "--data.val_path",
-        folder,
-        *MACHINE,
-        *small,
-    ]
+    config = tmp_path / "words.yaml"
+    config.write_text(json.dumps({"model": options("learners.pretrain.Pretrainer", **PARTS)}))
+    words = ["--config", config, "--data.path", folder, "--data.val_path", folder, "--data.image_size", "64", *MACHINE]
     words += ["--data.batch_size", "20", "--trainer.max_steps", "1", "--trainer.default_root_dir", tmp_path, "--name", "run"]
     assert in_process("fit", *words, "--probes.pictures", "0") == 0
     found = examine(str(tmp_path / "run" / "version_0" / "checkpoints" / "last.ckpt"), folder)
