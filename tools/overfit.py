@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +33,7 @@ from tools.overfit_scores import (
     semantic_answers,
 )
 from tools.overfit_sets import write_set
+from tools.stages import run_stage
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "finetune"
@@ -96,9 +95,8 @@ class Bench:
     def predict(self, run: Path) -> Path:
         """The folder of what ``predict`` says of the small set's pictures."""
         told = self.out / "predicted"
-        if not (self.out / "predict.json").exists():
-            words = ["predict", "--ckpt_path", str(run), "--data.path", str(self.set / "images"), "--out", str(told)]
-            self._run("predict", words)
+        words = ["predict", "--ckpt_path", str(run), "--data.path", str(self.set / "images"), "--out", str(told)]
+        run_stage(self.out, "predict", words)
         return told
 
     def judge(self, told: Path) -> dict[str, float]:
@@ -129,25 +127,8 @@ class Bench:
     def _trained(self, name: str, words: list[str]) -> Path:
         """The run ``name``, trained to its end; a killed one goes on."""
         run, quiet = self.out / name / "version_0", ["--probes.pictures", "0", "--data.num_workers", "0", "--ckpt_path", "auto"]
-        if not (self.out / f"{name}.json").exists():
-            self._run(name, ["fit", *words, *quiet, "--trainer.default_root_dir", str(self.out), "--name", name])
+        run_stage(self.out, name, ["fit", *words, *quiet, "--trainer.default_root_dir", str(self.out), "--name", name])
         return run
-
-    def _run(self, stage: str, words: list[str]) -> None:
-        """One command of the package; its processor seconds (of the last session alone, where it was killed) are kept."""
-        before = _processor_seconds()
-        self.out.mkdir(parents=True, exist_ok=True)
-        with (self.out / f"{stage}.log").open("a") as log:
-            done = subprocess.run([sys.executable, "-m", "mae_vlm", *words], stdout=log, stderr=subprocess.STDOUT)
-        if done.returncode:
-            raise ValueError(f"{stage} ended with {done.returncode}; the reason stands in {self.out / f'{stage}.log'}")
-        told = {"processor_seconds": round(_processor_seconds() - before), "command": ["python", "-m", "mae_vlm", *words]}
-        (self.out / f"{stage}.json").write_text(json.dumps(told))
-
-
-def _processor_seconds() -> float:
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
 
 
 def _told(bench: Bench, score: dict[str, float]) -> dict[str, Any]:

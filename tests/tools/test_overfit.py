@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from mae_vlm.heads.parts.panoptic_quality import PanopticQuality
-from tools import overfit
+from tools import overfit, stages
 from tools.overfit_scores import Canvas, detections, drawn_again, mean_iou, panoptic_quality, precision, semantic_again, through
 from tools.overfit_sets import write_set
 
@@ -104,7 +104,7 @@ def test_iou_leaves_the_unknown_out_and_counts_by_class(tmp_path):
 
 def test_a_stage_that_is_done_is_not_done_again_and_one_that_failed_is_told(part, tmp_path, monkeypatch):
     calls, code = [], 0
-    monkeypatch.setattr(overfit.subprocess, "run", lambda words, **_: calls.append(words) or SimpleNamespace(returncode=code))
+    monkeypatch.setattr(stages.subprocess, "run", lambda words, **_: calls.append(words) or SimpleNamespace(returncode=code))
     case = overfit.CASES["nuclei"]
     (tmp_path / case.data).symlink_to(part.parent)
     (part.parent / "train").symlink_to(part)
