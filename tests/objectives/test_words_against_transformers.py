@@ -60,7 +60,7 @@ def test_softmax_contrast_is_clips_loss():
     theirs = clip(input_ids=words.ids_BT, attention_mask=words.real_BT.long(), pixel_values=features.images_BCHW, return_loss=True)
     ours = Embedded(theirs.image_embeds, house.joint.of_text(features.text))
     assert torch.allclose(ours.text_BE, theirs.text_embeds, atol=1e-5)
-    loss = objective.contrast(ours, pairs(features)) / len(TOLD)
+    loss = objective.contrast(ours, pairs(features), features) / len(TOLD)
     assert theirs.loss > 0.5 and abs(float(loss - theirs.loss)) < 1e-5
 
 
@@ -82,7 +82,7 @@ def test_sigmoid_contrast_is_siglips_loss():
     features = Features(house, batch)
     ids = torch.randint(0, 99, (4, 16), generator=torch.Generator().manual_seed(0))
     theirs = model(input_ids=ids, pixel_values=features.images_BCHW, return_loss=True)
-    loss = objective.contrast(Embedded(theirs.image_embeds, theirs.text_embeds), pairs(features)) / len(TOLD)
+    loss = objective.contrast(Embedded(theirs.image_embeds, theirs.text_embeds), pairs(features), features) / len(TOLD)
     assert theirs.loss > 0.5 and abs(float(loss - theirs.loss)) < 1e-5
 
 
