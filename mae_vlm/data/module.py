@@ -35,7 +35,7 @@ class Data(LightningDataModule):
         path: A folder, a list (.csv, .jsonl ...), tar or parquet files, also on s3:// and hf://, or hf://datasets/org/name[@revision];
             without it, generated scenes.
         format: auto tells it from the content; or scenes, folder (pictures), list, parquet, tar (WebDataset shards), hub, coco, voc,
-            masks, captions, karpathy, qa, vqav2, visual_genome. With a mixture auto.
+            masks, captions, karpathy, qa, vqav2, nlvr2, vcr, visual_genome, generated. With a mixture auto.
         annotations: Annotation files to read, where a collection brings several; relative to the folder they lie in.
         val_path: Pictures to validate with; wins over the collection's own split, and that over val_fraction.
         val_fraction: Share kept for validation, by a hash of their names, so that it stays; 0 for none. Automatic: 0.05, at most 10,000.
