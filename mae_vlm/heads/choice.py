@@ -17,10 +17,11 @@ from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.towers import Towers
 from mae_vlm.heads.base import Head
 from mae_vlm.heads.parts.reasoning_scores import ChoiceScores
+from mae_vlm.heads.parts.told_truths import told_count, told_loss
 from mae_vlm.heads.parts.word_drawing import word_sheet
 from mae_vlm.pairing.asking import asked
 from mae_vlm.pairing.blind import shown
-from mae_vlm.types import Answer, Batch, Loss, Prediction, Question, Said, Term
+from mae_vlm.types import Answer, Batch, Loss, Prediction, Question, Said
 
 
 class MultipleChoice(Head):
@@ -84,15 +85,13 @@ class MultipleChoice(Head):
         return Answer({"logits": torch.stack(parts)})
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        count = sum(_truth(one) >= 0 for some in self.asked(batch) for one in some)
-        return {"cross_entropy": torch.tensor(float(count), device=batch.keys_B.device)}
+        return told_count(self._truths(batch), batch.keys_B.device)
 
     def loss(self, answer: Answer, batch: Batch) -> Loss:
-        logits_QK = answer["logits"]
-        truths = [_truth(one) for some in self.asked(batch) for one in some]
-        truth_Q = torch.tensor(truths or [-1], device=logits_QK.device)  # a row stands there also where there is no question
-        error = functional.cross_entropy(logits_QK, truth_Q, ignore_index=-1, reduction="sum")
-        return Loss.of({"cross_entropy": Term(error, self.counts(batch)["cross_entropy"])})
+        return told_loss(answer["logits"], self._truths(batch))
+
+    def _truths(self, batch: Batch) -> list[int]:
+        return [_truth(one) for some in self.asked(batch) for one in some]
 
     def metrics(self) -> MetricCollection:
         return MetricCollection({"choices": ChoiceScores()})

@@ -18,11 +18,12 @@ from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.towers import Towers
 from mae_vlm.heads.base import Head
 from mae_vlm.heads.parts.reasoning_scores import Accuracy
+from mae_vlm.heads.parts.told_truths import told_count, told_loss
 from mae_vlm.heads.parts.word_drawing import word_sheet
 from mae_vlm.pairing.asking import asked
 from mae_vlm.pairing.blind import shown
 from mae_vlm.tokens.answers import normal
-from mae_vlm.types import Answer, Batch, Loss, Prediction, Question, Said, Term
+from mae_vlm.types import Answer, Batch, Loss, Prediction, Question, Said
 
 NAMES = ("false", "true")
 
@@ -84,23 +85,20 @@ class PairReasoning(Head):
         return Answer({"logits": logits_R2.to(torch.promote_types(logits_R2.dtype, torch.float32)), "pair": rows.picture_R})
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        count = sum(_truth(one) >= 0 for some in self.asked(batch) for one in some)
-        return {"cross_entropy": torch.tensor(float(count), device=batch.keys_B.device)}
+        return told_count(self._truths(batch), batch.keys_B.device)
 
     def loss(self, answer: Answer, batch: Batch) -> Loss:
-        logits_R2 = answer["logits"]
-        truths = [_truth(one) for some in self.asked(batch) for one in some]
-        truth_R = torch.tensor(truths or [-1], device=logits_R2.device)  # a row stands there also where there is no statement
-        error = functional.cross_entropy(logits_R2, truth_R, ignore_index=-1, reduction="sum")
-        return Loss.of({"cross_entropy": Term(error, self.counts(batch)["cross_entropy"])})
+        return told_loss(answer["logits"], self._truths(batch))
+
+    def _truths(self, batch: Batch) -> list[int]:
+        return [_truth(one) for some in self.asked(batch) for one in some]
 
     def metrics(self) -> MetricCollection:
         return MetricCollection({"accuracy": Accuracy()})
 
     def measure(self, metrics: MetricCollection, answer: Answer, batch: Batch) -> None:
         said = answer["logits"].argmax(1).tolist()
-        truths = [_truth(one) for some in self.asked(batch) for one in some]
-        metrics.update([one == truth for one, truth in zip(said, truths, strict=False) if truth >= 0])
+        metrics.update([one == truth for one, truth in zip(said, self._truths(batch), strict=False) if truth >= 0])
 
     def predictions(self, answer: Answer, batch: Batch) -> list[Prediction]:
         told, real = self._told(answer, batch), batch.real_B.tolist()

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from captioned import a_batch, a_text, an_image, stirred
+from word_steps import accumulated
 
 from mae_vlm.learners.optim import AdamW
 from mae_vlm.learners.pretrain import Pretrainer
@@ -17,7 +18,6 @@ from mae_vlm.objectives.parts.adversarial import Adversarial
 from mae_vlm.objectives.parts.perceptual import Perceptual
 from mae_vlm.objectives.pixels import Pixels
 from mae_vlm.tokens.masking import RandomMask
-from mae_vlm.types import Batch
 
 PIXELS = partial(Pixels, width=16, depth=1, heads=2)
 OBJECTIVES = {
@@ -45,7 +45,7 @@ def steps(name: str, accumulation: int = 1, captions=None) -> dict[str, np.ndarr
     for number in range(2):
         now = replace(whole, keys_B=whole.keys_B + 1000 * number)
         model.zero_grad()
-        total = _step(model, [now[start : start + size] for start in starts], accumulation)
+        total = accumulated(model, [now[start : start + size] for start in starts], accumulation)
         if number == 0:
             model.objectives[name].after_step()
     found = {"loss": total} | {one: weight.grad for one, weight in model.named_parameters() if weight.requires_grad}
@@ -56,17 +56,6 @@ def steps(name: str, accumulation: int = 1, captions=None) -> dict[str, np.ndarr
     model.objectives[name].after_step()
     kept = dict(model.objectives.named_buffers())
     return {one: value.detach().numpy() for one, value in (found | kept).items()}
-
-
-def _step(model: Pretrainer, batches: list[Batch], accumulation: int) -> torch.Tensor:
-    if model._counting():
-        model.shares.begin([model._counts(model.features(batch)) for batch in batches], accumulation, torch.device("cpu"))
-    total = torch.zeros((), dtype=torch.float64)
-    for number, batch in enumerate(batches):
-        loss = model.training_step(batch, number) / accumulation
-        loss.backward()
-        total += loss.detach()
-    return total
 
 
 def all_steps(names: list[str]) -> list[dict[str, np.ndarray]]:

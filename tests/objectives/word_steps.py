@@ -108,6 +108,18 @@ def filled(learner: Pretrainer) -> None:
         queue.push(Embedded(*functional.normalize(found, dim=-1)), who_A2, torch.ones(len(who_A2), dtype=torch.bool))
 
 
+def accumulated(model: Pretrainer, batches: list[Batch], accumulation: int) -> torch.Tensor:
+    """The loss of one optimizer step over these batches, whose gradients it leaves in the weights."""
+    if model._counting():
+        model.shares.begin([model._counts(model.features(batch)) for batch in batches], accumulation, torch.device("cpu"))
+    total = torch.zeros((), dtype=torch.float64)
+    for number, batch in enumerate(batches):
+        loss = model.training_step(batch, number) / accumulation
+        loss.backward()
+        total += loss.detach()
+    return total
+
+
 def step(names: tuple[str, ...], chunks: int = 1, accumulation: int = 1, fusion: str = "cross", captions=None) -> dict[str, np.ndarray]:
     """The loss and the gradients of a step on all pictures, of which each process has its share in ``accumulation`` batches."""
     processes, rank = (dist.get_world_size(), dist.get_rank()) if dist.is_initialized() else (1, 0)
@@ -116,13 +128,7 @@ def step(names: tuple[str, ...], chunks: int = 1, accumulation: int = 1, fusion:
     batches: list[Batch] = [
         whole[start : start + size] for start in range(rank * accumulation * size, (rank + 1) * accumulation * size, size)
     ]
-    if model._counting():
-        model.shares.begin([model._counts(model.features(batch)) for batch in batches], accumulation, torch.device("cpu"))
-    total = torch.zeros((), dtype=torch.float64)
-    for number, batch in enumerate(batches):
-        loss = model.training_step(batch, number) / accumulation
-        loss.backward()
-        total += loss.detach()
+    total = accumulated(model, batches, accumulation)
     found = {"loss": total} | {name: weight.grad for name, weight in model.named_parameters() if weight.requires_grad}
     if processes > 1:
         whole_W = torch.cat([value.flatten() for value in found.values()])
