@@ -26,6 +26,8 @@ class Cnn(ImageTower):
 
     Args:
         name: a timm model whose last map has channels first.
+        stride: pixels that a place of the map stands for: the network ends where its map has it, for small pictures or small things in
+            them; None takes the whole network.
         image_size: pixels, one number or (height, width), multiples of the network's stride (32 for most).
         channels: channels of a picture.
         drop_path: while training, the share of pictures that skip a block, where the network has that.
@@ -43,6 +45,7 @@ class Cnn(ImageTower):
         drop_path: float = 0.0,
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        stride: int | None = None,
     ) -> None:
         super().__init__()
         height, width = sides(224 if image_size is None else image_size)
@@ -50,10 +53,13 @@ class Cnn(ImageTower):
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path {drop_path} given, allowed is a share from 0 to below 1, as 0.1")
         self.architecture = name
-        self.cnn = _build(name, {"in_chans": channels} | ({"drop_path_rate": drop_path} if drop_path else {}))
-        stride = _stride(self.cnn, name)
-        self.space = TokenSpace(height, width, stride, channels)
-        self._width = int(self.cnn.num_features)
+        options = {"in_chans": channels} | ({"drop_path_rate": drop_path} if drop_path else {})
+        self.cnn = _build(name, options)
+        steps, self._width = _strides(self.cnn, name), int(self.cnn.num_features)
+        self._last = None if stride in (None, steps[-1]) else _cut(self.cnn, name, steps, stride)
+        if self._last is not None:
+            self._width = int(self.cnn.feature_info[self._last]["num_chs"])
+        self.space = TokenSpace(height, width, stride or steps[-1], channels)
         self._check_map()
         self.register_buffer("mean", per_channel(mean, channels, timm.data.IMAGENET_DEFAULT_MEAN, "mean"), persistent=False)
         self.register_buffer("std", per_channel(std, channels, timm.data.IMAGENET_DEFAULT_STD, "std"), persistent=False)
@@ -64,8 +70,9 @@ class Cnn(ImageTower):
 
     def full(self, images_BCHW: Tensor) -> Encoded:
         """The last map as tokens ``[B, h * w, D]``, row by row; no norm follows it, so that ``unnormed_BND`` are the same."""
-        images_BCHW = images_BCHW.to(next(self.cnn.parameters()).dtype)  # differs only with whole weights in bf16
-        tokens_BND: Tensor = self.cnn.forward_features(images_BCHW).flatten(2).transpose(1, 2)
+        dtype = next(self.cnn.parameters()).dtype  # differs only with whole weights in bf16
+        images_BCHW = images_BCHW.to(dtype, memory_format=torch.channels_last)  # the order of memory that convolutions are quick in
+        tokens_BND: Tensor = self._map(images_BCHW).flatten(2).transpose(1, 2)
         return Encoded(tokens_BND, 0, tokens_BND)
 
     def flops(self, patches: int) -> int:
@@ -73,6 +80,13 @@ class Cnn(ImageTower):
 
     def first_flops(self, patches: int) -> int:
         return self._products[0]
+
+    def _map(self, images_BCHW: Tensor) -> Tensor:
+        if self._last is None:
+            whole_BDhw: Tensor = self.cnn.forward_features(images_BCHW)
+            return whole_BDhw
+        cut: list[Tensor] = self.cnn.forward_intermediates(images_BCHW, indices=[self._last], stop_early=True, intermediates_only=True)
+        return cut[0]
 
     def _check_map(self) -> None:
         """One pass of a black picture: what the network says of its last map must be so; its arithmetic is counted on the way.
@@ -83,7 +97,7 @@ class Cnn(ImageTower):
         wanted = [1, self._width, space.rows, space.columns]
         try:
             with torch.enable_grad():
-                self._products, map_1Dhw = products(self.cnn, self.cnn.forward_features, (1, space.channels, space.height, space.width))
+                self._products, map_1Dhw = products(self.cnn, self._map, (1, space.channels, space.height, space.width))
             found = [*map_1Dhw.shape]
         except (AssertionError, AttributeError, RuntimeError) as problem:
             raise ValueError(f"{self.architecture} does not take {space.height} x {space.width} pixels: {_line(problem)}") from problem
@@ -112,11 +126,23 @@ def _line(problem: Exception) -> str:
     return " ".join(str(problem).split())
 
 
-def _stride(cnn: Any, name: str) -> int:
+def _strides(cnn: Any, name: str) -> list[int]:
+    """Of the maps that a network tells of, from the first to the last."""
     try:
-        told = cnn.feature_info[-1]["reduction"]
-    except (AttributeError, TypeError, KeyError, IndexError):
-        told = None
-    if not isinstance(told, int) or hasattr(cnn, "pos_embed") or not hasattr(cnn, "forward_features"):
+        told = [one["reduction"] for one in cnn.feature_info]
+    except (AttributeError, TypeError, KeyError):
+        told = []
+    if not told or not isinstance(told[-1], int) or hasattr(cnn, "pos_embed") or not hasattr(cnn, "forward_features"):
         raise ValueError(f"timm model {name} is no CNN that tells its stride; choose one such as resnet50, or for a ViT the encoder Vit")
     return told
+
+
+def _cut(cnn: Any, name: str, steps: list[int], stride: int | None) -> int:
+    """The number of a network's last map of a stride; what comes after it is taken away."""
+    if stride not in steps:
+        raise ValueError(f"stride {stride} given, the maps of {name} have {', '.join(map(str, dict.fromkeys(steps)))}")
+    if not hasattr(cnn, "prune_intermediate_layers"):
+        raise ValueError(f"stride {stride} given, but timm cannot cut {name}; leave it out, or choose a CNN such as resnet50")
+    last = len(steps) - 1 - steps[::-1].index(stride)
+    cnn.prune_intermediate_layers([last], prune_norm=True)
+    return last

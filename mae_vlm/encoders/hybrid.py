@@ -22,7 +22,7 @@ class Hybrid(ImageTower):
     The CNN's last map is resampled to the ViT's grid (bilinear), so that a token still stands for a patch of the picture.
 
     Args:
-        cnn: a timm CNN, see :class:`mae_vlm.encoders.cnn.Cnn`.
+        cnn: a timm CNN, and ``stride``, where it ends: see :class:`mae_vlm.encoders.cnn.Cnn`.
         width, depth, heads, patch: sizes of the ViT, see :class:`mae_vlm.encoders.vit.Vit`.
         name: a timm ViT instead.
         joined: numbers of a token (D); None takes the ViT's width.
@@ -47,6 +47,7 @@ class Hybrid(ImageTower):
         mean: list[float] | None = None,
         std: list[float] | None = None,
         checkpoint_blocks: bool = False,
+        stride: int | None = None,
     ) -> None:
         super().__init__()
         if joined is not None and joined < 1:
@@ -56,7 +57,7 @@ class Hybrid(ImageTower):
             name, width, depth, heads, patch, image_size=image_size, channels=channels, class_tokens=0, drop_path=drop_path,
             mean=mean, std=std, checkpoint_blocks=checkpoint_blocks,
         )  # fmt: skip
-        self.network = Cnn(cnn, image_size, channels, 0.0, mean, std)
+        self.network = Cnn(cnn, image_size, channels, 0.0, mean, std, stride)
         self.architecture, self.space = f"{cnn} beside {self.transformer.architecture}", self.transformer.space
         self._width = joined or self.transformer.width
         given = self.transformer.width + self.network.width

@@ -34,11 +34,12 @@ SIZES = {"width": 16, "depth": 2, "heads": 2, "patch": 8, "image_size": 64}
 TOWERS = {
     "cnn": lambda: Cnn("resnet10t", 64),
     "cnn with a norm behind its map": lambda: Cnn("convnext_atto", 64),
+    "cnn that ends early": lambda: Cnn("resnet10t", 64, stride=8),
     "stem": lambda: StemmedVit(**SIZES),
     "timm's hybrid": lambda: StemmedVit("vit_tiny_r_s16_p8_224", image_size=64),
     "side by side": lambda: Hybrid("resnet10t", **SIZES, joined=24),
 }
-GRIDS = {"cnn": 2, "cnn with a norm behind its map": 2, "stem": 8, "timm's hybrid": 2, "side by side": 8}
+GRIDS = {"cnn": 2, "cnn with a norm behind its map": 2, "cnn that ends early": 8, "stem": 8, "timm's hybrid": 2, "side by side": 8}
 with_each = pytest.mark.parametrize("name", TOWERS)
 
 
@@ -65,8 +66,19 @@ def test_a_cnn_gives_what_timm_gives_row_by_row():
     theirs = timm.create_model("resnet10t", num_classes=0).eval()
     theirs.load_state_dict(tower.cnn.state_dict())
     map_BDhw = theirs.forward_features(pictures())
-    assert torch.equal(tower.full(pictures()).patches_BND[:, 1], map_BDhw[:, :, 0, 1])
+    assert torch.allclose(tower.full(pictures()).patches_BND[:, 1], map_BDhw[:, :, 0, 1], atol=1e-6)
     assert torch.allclose(tower.full(pictures()).patches_BND.mean(1), theirs(pictures()), atol=1e-6)
+
+
+@pytest.mark.parametrize("network", ["resnet10t", "convnext_atto", "efficientnet_b0", "mobilenetv3_small_050"])
+def test_a_cnn_that_ends_early_gives_timms_map_of_that_stride(network):
+    torch.manual_seed(0)
+    tower = Cnn(network, 64, stride=8).eval()
+    theirs = timm.create_model(network).eval()
+    assert not theirs.load_state_dict(tower.cnn.state_dict(), strict=False).unexpected_keys
+    found = [map_BDhw for map_BDhw in theirs.forward_intermediates(pictures(), intermediates_only=True) if map_BDhw.shape[-1] == 8][-1]
+    assert torch.allclose(tower.full(pictures()).patches_BND, found.flatten(2).transpose(1, 2), atol=1e-6)
+    assert tower.width == found.shape[1]
 
 
 def test_a_hybrid_of_timm_gives_what_timm_gives():
@@ -192,6 +204,7 @@ def test_a_teacher_has_the_running_means_of_those_it_follows():
         (lambda: Cnn("vit_tiny_patch16_224"), "is no CNN that tells its stride"),
         (lambda: Cnn("swin_tiny_patch4_window7_224", 64), "does not take 64 x 64 pixels"),
         (lambda: Cnn("swin_tiny_patch4_window7_224", 224), "choose a CNN such as resnet50"),
+        (lambda: Cnn("resnet10t", 64, stride=6), "stride 6 given, the maps of resnet10t have 2, 4, 8, 16, 32"),
         (lambda: Cnn("resnet10t", 64, drop_path=1.0), "drop_path 1.0 given"),
         (lambda: Cnn("resnet10t", 64, mean=[0.5]), "mean has 1 values, the pictures have 3 channels"),
         (lambda: StemmedVit("resnet10t", image_size=64), "timm cannot build resnet10t as a hybrid"),
