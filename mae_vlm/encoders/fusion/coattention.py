@@ -5,6 +5,8 @@ Letters: B pairs, T tokens of a text, N tokens of a picture, D width.
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertLayer
@@ -42,7 +44,7 @@ class CoAttention(Fusion):
         config = bert_config(self.width, depth, heads, dropout, least=2)
         self.picture = nn.Linear(towers.image.width, self.width)
         self.texts, self.pictures = _layers(config, depth), _layers(config, depth - 1)
-        self.apply(as_bert)
+        self.apply(partial(as_bert, width=self.width))
         self.prefix = towers.image.prefix
 
     def forward(self, image: Encoded | Held, text: EncodedText, causal: bool = False) -> Fused:

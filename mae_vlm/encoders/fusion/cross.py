@@ -5,6 +5,8 @@ Letters: B pairs, T tokens of a text, N tokens of a picture, D width.
 
 from __future__ import annotations
 
+from functools import partial
+
 from torch import Tensor, nn
 from transformers import BertConfig
 from transformers.models.bert.modeling_bert import BertEncoder, BertLayer
@@ -13,7 +15,7 @@ from mae_vlm.encoders.arithmetic import blocks, linear
 from mae_vlm.encoders.fusion.base import Fused, Fusion
 from mae_vlm.encoders.passes import Held
 from mae_vlm.encoders.text.base import EncodedText
-from mae_vlm.encoders.text.transformer import causal_mask
+from mae_vlm.encoders.text.transformer import bert_deviation, causal_mask
 from mae_vlm.encoders.towers import Towers
 from mae_vlm.types import Encoded
 
@@ -36,7 +38,7 @@ class CrossAttention(Fusion):
         self.width = towers.told_text().width
         self.layers = BertEncoder(bert_config(self.width, depth, heads, dropout))
         self.picture = nn.Linear(towers.image.width, self.width)
-        self.apply(as_bert)
+        self.apply(partial(as_bert, width=self.width))
         self.prefix = towers.image.prefix
 
     def forward(self, image: Encoded | Held, text: EncodedText, causal: bool = False) -> Fused:
@@ -83,8 +85,8 @@ def across(layer: BertLayer, tokens: int, seen: int) -> int:
     return sum(linear(side, seen) - linear(side, tokens) for side in sides) + 4 * tokens * (seen - tokens) * width
 
 
-def as_bert(module: nn.Module) -> None:
-    """BERT's initial weights: normal with deviation .02, biases 0."""
+def as_bert(module: nn.Module, width: int) -> None:
+    """BERT's initial weights: normal with the deviation of that ``width``, biases 0."""
     if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(module.weight, std=bert_deviation(width))
         nn.init.zeros_(module.bias)

@@ -35,7 +35,7 @@ class Late(Fusion):
     tokens = False
     causal = False
 
-    def __init__(self, towers: Towers, width: int | None = None, pool: str = "first", ratio: float = 2.0) -> None:
+    def __init__(self, towers: Towers, width: int | None = None, pool: str = "mean", ratio: float = 2.0) -> None:
         super().__init__()
         text, image = towers.told_text(), towers.image
         self.width, self.pool = text.width if width is None else width, pool

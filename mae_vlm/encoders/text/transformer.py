@@ -59,7 +59,8 @@ class Transformer(TextTower):
             self.model = _pretrained(name, dropout)
         else:
             sizes = {"hidden_size": width, "num_hidden_layers": depth, "num_attention_heads": heads, "intermediate_size": 4 * width}
-            own = {"model_type": "bert", **sizes, "max_position_embeddings": length} if config is None else config
+            bert = {"model_type": "bert", **sizes, "max_position_embeddings": length, "initializer_range": bert_deviation(width)}
+            own = bert if config is None else config
             known = {"vocab_size": len(self.vocabulary), "pad_token_id": self.vocabulary.pad}
             known |= {"bos_token_id": self.vocabulary.begin, "eos_token_id": self.vocabulary.end}
             self.model = _from_config(known | {key: value for key, value in own.items() if value is not None}, dropout)
@@ -95,6 +96,14 @@ class Transformer(TextTower):
         config = {key: value for key, value in whole.items() if key not in ("_name_or_path", "transformers_version")}
         config["model_type"] = self.model.config.model_type
         return super().stated() | {"config": json.loads(json.dumps(config, default=str))}
+
+
+def bert_deviation(width: int) -> float:
+    """Of initial weights: BERT's .02 at its own width of 768, more where fewer numbers add up.
+
+    Attention and its values are sums over the width: with .02 an untrained narrow layer hardly passes on what differs.
+    """
+    return float(0.02 * (768 / max(width, 1)) ** 0.5)
 
 
 def causal_mask(real_BT: Tensor) -> Tensor:
