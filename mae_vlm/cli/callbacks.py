@@ -24,6 +24,7 @@ from mae_vlm.callbacks.probes import Probes
 from mae_vlm.callbacks.progress import progress
 from mae_vlm.callbacks.quarantine import Quarantine
 from mae_vlm.callbacks.report import Report
+from mae_vlm.callbacks.short_attention import ShortAttention
 from mae_vlm.callbacks.signals import Signals, StepEnd
 from mae_vlm.callbacks.throughput import Throughput
 from mae_vlm.callbacks.updates import Updates
@@ -46,6 +47,6 @@ def silent(bookends: Bookends, folder: Path, bar: bool, choices: list[dict[str, 
     quarantine.folder = folder
     signals = Signals()
     ours: list[Callback] = [MetricsPlace(), signals, Facts(folder, choices), bookends, Best(folder), HeadPictures(folder)]
-    ours += [Throughput(), Updates(), quarantine, Hparams(), Gallery(folder)]
+    ours += [ShortAttention(), Throughput(), Updates(), quarantine, Hparams(), Gallery(folder)]
     # StepEnd after all that log a step; Report last: it reads what the others wrote
     return [*ours, *([progress()] if bar else []), StepEnd(signals), Report(folder)]
