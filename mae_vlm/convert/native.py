@@ -183,7 +183,7 @@ def elsewhere(path: str | Path) -> Found | None:
 def stated_words(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """What a run's config says of its ``text`` and ``fusion`` towers, where it has them, and the weights of all its towers.
 
-    ``joint`` is the ``width`` and ``pool`` of the space that pictures and texts share, where it has one.
+    ``joint`` is the ``width``, ``pool`` and ``image_queries`` of the space that pictures and texts share, where it has one.
 
     Raises:
         ValueError: see :func:`read`.
@@ -204,7 +204,8 @@ def words_of(config: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict[str
     if (space := towers.get("joint.image.weight")) is not None:
         parts = [part.get("init_args") or {} for room in ("objectives", "heads") for part in (options.get(room) or {}).values()]
         pools = [str(part["pool"]) for part in parts if part.get("pool") is not None]
-        told["joint"] = {"width": len(space), "pool": pools[0] if pools else "first"}
+        queries = len(towers.get("joint.look.score.weight", ()))
+        told["joint"] = {"width": len(space), "pool": pools[0] if pools else "first"} | ({"image_queries": queries} if queries else {})
     return told, towers
 
 

@@ -47,17 +47,18 @@ class Towers(nn.Module):
         if self.regions is not None:
             self.told_fusion().regions = self.regions.most
 
-    def join(self, width: int, view: str, pool: str) -> None:
+    def join(self, width: int, view: str, pool: str, image_queries: int = 0) -> None:
         """Build the space that pictures and texts share, for a part that trains it or looks things up in it.
 
         Raises:
             ValueError: no text tower, or another part wants another space.
         """
         if self.joint is None:
-            self.joint = Joint(self.image.width, self.told_text().width, width, view, pool)
-        if (width, view, pool) != (own := (self.joint.width, self.joint.view, self.joint.pool)):
+            self.joint = Joint(self.image.width, self.told_text().width, width, view, pool, image_queries)
+        wanted, joint = (width, view, pool, image_queries), self.joint
+        if wanted != (own := (joint.width, joint.view, joint.pool, joint.image_queries)):
             raise ValueError(
-                f"width, view and pool {(width, view, pool)} wanted, another part has {own}; they share one space: set them alike"
+                f"width, view, pool and image_queries {wanted} wanted, another part has {own}; they share one space: set them alike"
             )
 
     def told_text(self) -> TextTower:

@@ -55,7 +55,7 @@ class Retrieve(Head):
 
     Args:
         towers, weight: see :class:`Head`.
-        width, pool: of the space, see :class:`mae_vlm.encoders.joint.Joint`. The CLI takes them from ``model.weights``.
+        width, pool, image_queries: of the space, see :class:`mae_vlm.encoders.joint.Joint`. The CLI takes them from ``model.weights``.
         rerank: how many of each query take a second look; 0 for none.
         hardness: what similarities are multiplied with to draw wrong pairs: higher draws harder ones, 0 evenly.
 
@@ -76,11 +76,12 @@ class Retrieve(Head):
         pool: str | None = None,
         rerank: int = 0,
         hardness: float = 14.3,
+        image_queries: int = 0,
     ) -> None:
         super().__init__(towers, weight)
         if rerank < 0 or hardness < 0 or (width is not None and width < 1):
             raise ValueError(f"width {width}, rerank {rerank}, hardness {hardness} given, allowed are 1 and more, and 0 and more")
-        towers.join(width or 256, "full", pool or "first")
+        towers.join(width or 256, "full", pool or "first", image_queries)
         self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # one number in a row: FSDP takes no scalars
         self.rerank, self.hardness = rerank, hardness
         self.longest = matched.Longest.of(towers.told_text())

@@ -154,7 +154,8 @@ def _built(stated: dict[str, Any], image: ImageTower | None = None) -> Model:
     text = joint = None
     if stated.get("text") and stated.get("joint"):
         text = _class(stated["text"]["class_path"], TextTower, "mae_vlm.encoders.text.")(**(stated["text"].get("init_args") or {}))
-        joint = Joint(image.width, text.width, int(stated["joint"]["width"]), "full", stated["joint"]["pool"])
+        space = stated["joint"]
+        joint = Joint(image.width, text.width, int(space["width"]), "full", space["pool"], int(space.get("image_queries", 0)))
     bounds = stated["form"][2]
     form = Form(stated["form"][0], stated["form"][1], None if bounds is None else (bounds[0], bounds[1]))
     return Model(image, text, joint, form, stated)

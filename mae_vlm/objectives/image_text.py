@@ -33,14 +33,16 @@ class _Contrast(Objective):
 
     Args:
         towers, weight: see :class:`Objective`.
-        width, view, pool: see :class:`mae_vlm.encoders.joint.Joint`.
+        width, view, pool, image_queries: see :class:`mae_vlm.encoders.joint.Joint`.
     """
 
     contrasts: ClassVar[bool] = True
 
-    def __init__(self, towers: Towers, weight: float = 1.0, width: int = 256, view: str = "full", pool: str = "mean") -> None:
+    def __init__(
+        self, towers: Towers, weight: float = 1.0, width: int = 256, view: str = "full", pool: str = "mean", image_queries: int = 0
+    ) -> None:
         super().__init__(towers, weight)
-        towers.join(width, view, pool)
+        towers.join(width, view, pool, image_queries)
         self.views = (view, "text")
 
     def forward(self, features: Features, batch: Batch) -> Loss:
@@ -86,7 +88,7 @@ class SoftmaxContrast(_Contrast):
     of the last steps, not against each other's: many negatives without a large batch. Validation tells CLIP's loss, with or without them.
 
     Args:
-        towers, weight, width, view, pool: see above.
+        towers, weight, width, view, pool, image_queries: see above.
         alpha: weight of the teacher's answers, .4 in ALBEF; the truth keeps the rest. 0 distils nothing.
         ramp: optimizer steps over which ``alpha`` grows from 0, in ALBEF those of the first epoch.
         queue: pairs kept of earlier steps, 65,536 in ALBEF; 0 is none.
@@ -105,8 +107,9 @@ class SoftmaxContrast(_Contrast):
         alpha: float = 0.0,
         ramp: int = 1000,
         queue: int = 0,
+        image_queries: int = 0,
     ) -> None:
-        super().__init__(towers, weight, width, view, pool)
+        super().__init__(towers, weight, width, view, pool, image_queries)
         if queue < 0:
             raise ValueError(f"queue {queue} given, allowed is 0 (none) or more pairs that it keeps")
         self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # one number in a row: FSDP takes no scalars
@@ -150,8 +153,10 @@ class SigmoidContrast(_Contrast):
     Scale from 10 and bias from -10 are learned. See :func:`mae_vlm.pairing.contrast.sigmoid_contrast`.
     """
 
-    def __init__(self, towers: Towers, weight: float = 1.0, width: int = 256, view: str = "full", pool: str = "mean") -> None:
-        super().__init__(towers, weight, width, view, pool)
+    def __init__(
+        self, towers: Towers, weight: float = 1.0, width: int = 256, view: str = "full", pool: str = "mean", image_queries: int = 0
+    ) -> None:
+        super().__init__(towers, weight, width, view, pool, image_queries)
         self.log_scale = nn.Parameter(torch.tensor([math.log(10)]))
         self.bias = nn.Parameter(torch.tensor([-10.0]))
 

@@ -29,7 +29,8 @@ class SwappedContrast(Objective):
 
     Args:
         towers, weight: see :class:`Objective`.
-        width, view, pool: of the space, see :class:`mae_vlm.encoders.joint.Joint`; as the objective has it that contrasts the batch.
+        width, view, pool, image_queries: of the space, see :class:`mae_vlm.encoders.joint.Joint`; as in the objective
+            that contrasts the batch.
         scale: what similarities are multiplied with, one over the temperature.
 
     Raises:
@@ -39,12 +40,19 @@ class SwappedContrast(Objective):
     contrasts: ClassVar[bool] = True  # words come from the captions of the batch
 
     def __init__(
-        self, towers: Towers, weight: float = 1.0, width: int = 256, view: str = "full", pool: str = "mean", scale: float = 14.3
+        self,
+        towers: Towers,
+        weight: float = 1.0,
+        width: int = 256,
+        view: str = "full",
+        pool: str = "mean",
+        scale: float = 14.3,
+        image_queries: int = 0,
     ) -> None:
         super().__init__(towers, weight)
         if scale <= 0:
             raise ValueError(f"scale {scale} given, allowed is more than 0, as 14.3")
-        towers.join(width, view, pool)
+        towers.join(width, view, pool, image_queries)
         self.views = (view, "text")
         self.scale, self.longest = scale, Longest.of(towers.told_text())
 

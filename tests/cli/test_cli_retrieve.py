@@ -48,7 +48,7 @@ def test_predict_leaves_embeddings(trained, tmp_path):
 
 def test_it_goes_on_from_a_run_with_words_in_the_space_of_that_run(tmp_path):
     words = [*PRETRAINED, "--trainer.max_steps", "2", "--trainer.default_root_dir", tmp_path]
-    assert in_process("fit", *words, "--model.objectives.image_text.pool", "mean") == 0
+    assert in_process("fit", *words, "--model.objectives.image_text.pool", "mean", "--model.objectives.image_text.image_queries", "3") == 0
     drawn = {file.name.rpartition("_")[0] for file in (tmp_path / "words" / "version_0" / "pictures").iterdir()}
     assert {"retrieved", "words", "reconstruction"} <= drawn
     start = ["--model.weights", tmp_path / "words" / "version_0", "--trainer.max_steps", "2", "--trainer.default_root_dir", tmp_path]
@@ -56,7 +56,8 @@ def test_it_goes_on_from_a_run_with_words_in_the_space_of_that_run(tmp_path):
     assert in_process("fit", *plain) == 0
     run = tmp_path / "retrieve" / "version_0"
     config, state = (run / "config.yaml").read_text(), content(run)["state_dict"]
-    assert "pool: mean" in config and state["towers.joint.image.weight"].shape == (16, 32)
+    assert "pool: mean" in config and state["towers.joint.image.weight"].shape == (16, 96)
+    assert "image_queries: 3" in config and state["towers.joint.look.score.weight"].shape == (3, 32)
     assert not [name for name in state if "fusion" in name]  # nobody looks at it
     assert in_process("fit", *plain, "--model.heads.retrieve.rerank", "3") == 0
     again = tmp_path / "retrieve" / "version_1"

@@ -12,9 +12,11 @@ from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.vit import Vit
 from mae_vlm.objectives.image_text import SigmoidContrast, SoftmaxContrast
+from mae_vlm.objectives.swapped_contrast import SwappedContrast
 from mae_vlm.pairing.contrast import sigmoid_contrast, softmax_contrast
 from mae_vlm.pairing.pairs import pairs
 from mae_vlm.tokens.masking import RandomMask
+from mae_vlm.types import Encoded
 
 both = pytest.mark.parametrize("kind", [SoftmaxContrast, SigmoidContrast])
 
@@ -76,13 +78,33 @@ def test_validation_measures_recall_over_all_its_pictures(kind):
 def test_parts_share_one_space_or_are_told_that_they_do_not():
     house, _, _ = built(SoftmaxContrast)
     SigmoidContrast(house, width=8)
-    with pytest.raises(ValueError, match=r"\(16, 'full', 'mean'\) wanted, another part has \(8, 'full', 'mean'\)"):
+    with pytest.raises(ValueError, match=r"\(16, 'full', 'mean', 0\) wanted, another part has \(8, 'full', 'mean', 0\)"):
         SigmoidContrast(house, width=16)
+    with pytest.raises(ValueError, match=r"\(8, 'full', 'mean', 2\) wanted"):
+        SwappedContrast(house, width=8, image_queries=2)
+    with pytest.raises(ValueError, match="image_queries -1 given"):
+        SoftmaxContrast(towers(), image_queries=-1)
+
+
+def test_a_query_finds_a_small_thing_that_the_mean_drowns():
+    _, _, joint = built(SoftmaxContrast, image_queries=1)
+    torch.manual_seed(0)
+    patches_BND = torch.randn(2, 256, 16, dtype=torch.float64)
+    patches_BND[1, 37, 3] += 40  # the one thing in which the second differs
+    patches_BND[0] = patches_BND[1]
+    patches_BND[0, 37, 3] -= 80
+    with torch.no_grad():
+        joint.look.score.weight[0] = 0
+        joint.look.score.weight[0, 3] = 5
+    seen = [joint.look(one[None])[0] for one in patches_BND]
+    assert seen[1][3] > 3 and seen[0][3] < 3  # as good as that patch alone
+    joint.of_image(Encoded(patches_BND, 0, patches_BND)).square().sum().backward()
+    assert joint.look.score.weight.grad is not None and joint.image.weight.shape == (8, 16)
 
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"view": "half"}, "view 'half' and pool 'mean' given"), ({"pool": "last"}, "pool 'last' given"), ({"weight": -1.0}, "weight -1.0")],
+    [({"view": "half"}, "view 'half', pool 'mean' and image_queries 0 given"), ({"pool": "last"}, "pool 'last' and image_queries 0 given"), ({"weight": -1.0}, "weight -1.0")],
 )
 def test_wrong_options_are_told_in_one_line(options, says):
     with pytest.raises(ValueError, match=says) as told:

@@ -38,6 +38,7 @@ OBJECTIVES = {
     "softmax": partial(SoftmaxContrast, width=8),
     "masked softmax": partial(SoftmaxContrast, width=8, view="masked", pool="end"),
     "sigmoid": partial(SigmoidContrast, width=8),
+    "looking softmax": partial(SoftmaxContrast, width=8, image_queries=2),
     "matching": Matching,
     "masked_language": partial(MaskedLanguage, share=0.4),
     "alignment": partial(Alignment, iterations=8),
