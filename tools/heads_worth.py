@@ -28,6 +28,7 @@ DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 CONFIGS = Path(__file__).resolve().parents[1] / "configs" / "finetune"
 _ENCODER = ("--model.encoder.width", "128", "--model.encoder.depth", "6", "--model.encoder.heads", "4", "--model.encoder.patch", "8")
 _QUIET = ("--probes.pictures", "0", "--data.num_workers", "0", "--pictures.count", "1", "--trainer.limit_val_batches", "1")
+_MAE_SIDE = "64"  # crops of a fifth of a picture and more: near the scale that heads see whole pictures at
 _FACTORS = (0.5, 1.0, 2.0)  # of the middle learning rate
 
 
@@ -69,11 +70,11 @@ def _masks(out: Path, data: Path) -> Items:
 
 _COCO = ("--data.annotations", "instances.json")
 CASES = {
-    "tiny": Case("tiny-imagenet-20", "quick_classify", "64", 600, 64, 4e-3, _top1),
-    "street": Case("camvid", "quick_segment", "[120, 160]", 200, 16, 1.6e-2, _mean_iou, ("--model.heads.segment.ignore", "[11]")),
-    "street_masks": Case("camvid", "quick_masks", "[120, 160]", 200, 16, 8e-3, _mean_iou, ("--model.heads.masks.task", "semantic")),
-    "cells": Case("bccd", "quick_detect", "[120, 160]", 200, 16, 8e-3, _boxes, _COCO),
-    "cells_queries": Case("bccd", "quick_queries", "[120, 160]", 200, 16, 8e-3, _boxes, _COCO),
+    "tiny": Case("tiny-imagenet-20", "quick_classify", "64", 400, 64, 4e-3, _top1),
+    "street": Case("camvid", "quick_segment", "[96, 128]", 200, 16, 1.6e-2, _mean_iou, ("--model.heads.segment.ignore", "[11]")),
+    "street_masks": Case("camvid", "quick_masks", "[96, 128]", 200, 16, 8e-3, _mean_iou, ("--model.heads.masks.task", "semantic")),
+    "cells": Case("bccd", "quick_detect", "[96, 128]", 200, 16, 8e-3, _boxes, _COCO),
+    "cells_queries": Case("bccd", "quick_queries", "[96, 128]", 200, 16, 8e-3, _boxes, _COCO),
     "nuclei": Case("dsb2018-nuclei", "quick_masks", "128", 200, 16, 8e-3, _masks, (*_COCO, "--model.heads.masks.queries", "100")),
 }
 
@@ -102,9 +103,10 @@ class Bench:
 
     def units(self) -> list[Unit]:
         """In the order of their worth to the table: the cheap ones first."""
-        seeds = range(self.given.seeds)
-        found = [Unit(start, 1.0, 1, seed) for seed in seeds for start in ("scratch", "own", "union")]
-        found += [Unit("scratch", factor, 1, seed) for seed in seeds for factor in _FACTORS if factor != 1]
+        found = []
+        for seed in range(self.given.seeds):
+            found += [Unit(start, 1.0, 1, seed) for start in ("scratch", "own", "union")]
+            found += [Unit("scratch", factor, 1, seed) for factor in _FACTORS if factor != 1]
         return found + [Unit("scratch", factor, more, 0) for more in self.given.multiples if more > 1 for factor in _FACTORS]
 
     def measure(self, unit: Unit) -> None:
@@ -125,8 +127,8 @@ class Bench:
         given, union = self.given, unit.start == "union"
         root = given.out / "union" if union else self.out
         name = f"mae-seed{unit.seed}"
-        size = ["--data.image_size", "64"] if union else ["--data.image_size", self.case.image_size]
-        words = ["fit", "--data.path", str(_union(given.data, given.out) if union else self.data), *size, *_ENCODER, *_QUIET]
+        pictures = _union(given.data, given.out) if union else self.data
+        words = ["fit", "--data.path", str(pictures), "--data.image_size", _MAE_SIDE, *_ENCODER, *_QUIET]
         words += ["--data.batch_size", "64", "--trainer.max_steps", str(given.mae_steps), "--seed_everything", str(unit.seed)]
         seconds = run_stage(root, name, [*words, "--ckpt_path", "auto", "--trainer.default_root_dir", str(root), "--name", name])
         return root / name / "version_0", seconds
@@ -205,8 +207,8 @@ def main() -> None:
     parser.add_argument("--table", action="store_true", help="run nothing")
     given = parser.parse_args()
     benches = {name: Bench(name, given) for name in given.cases or CASES}
-    for bench in benches.values():
-        for unit in [] if given.table else bench.units():
+    for units in [] if given.table else zip(*(bench.units() for bench in benches.values()), strict=True):  # all sets go on together
+        for bench, unit in zip(benches.values(), units, strict=True):
             bench.measure(unit)
             print(json.dumps({"set": bench.out.name, "unit": unit.name, "score": round(bench.score(unit), 2)}), flush=True)
     print(table(benches))
