@@ -175,7 +175,7 @@ def words_as(c: Chooser, start: Start) -> None:
     kinds = [_class_of(head) for head in (c.get("model.init_args.heads") or {}).values()]
     parts = list((c.get("model.init_args.heads") or {}).values())
     views = {view for kind, part in zip(kinds, parts, strict=True) if kind is not None for view in kind.looks(_options(part))}
-    for tower, wanted in (("text", {"text", "fused"}), ("fusion", {"fused"})):
+    for tower, wanted in (("text", {"text", "fused"}), ("fusion", {"fused"}), ("regions", {"fused"})):
         if views & wanted and tower in start.words:
             c.fill(f"model.init_args.{tower}", partial(_as_there, start.words[tower], start.weights))
     for name, kind in zip(c.get("model.init_args.heads") or {}, kinds, strict=True):

@@ -181,7 +181,7 @@ def elsewhere(path: str | Path) -> Found | None:
 
 
 def stated_words(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a run's config says of its ``text`` and ``fusion`` towers, where it has them, and the weights of all its towers.
+    """What a run's config says of its ``text`` and ``fusion`` towers and its ``regions``, where it has them, and the weights of all its towers.
 
     ``joint`` is the ``width``, ``pool`` and ``image_queries`` of the space that pictures and texts share, where it has one.
 
@@ -200,7 +200,7 @@ def words_of(config: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict[str
     """The same of what :func:`read` gives."""
     options = config["model"]["init_args"]
     towers = {name.removeprefix("towers."): value for name, value in state.items() if name.startswith("towers.")}
-    told = {name: options[name] for name in ("text", "fusion") if options.get(name) is not None}
+    told = {name: options[name] for name in ("text", "fusion", "regions") if options.get(name) is not None}
     if (space := towers.get("joint.image.weight")) is not None:
         parts = [part.get("init_args") or {} for room in ("objectives", "heads") for part in (options.get(room) or {}).values()]
         pools = [str(part["pool"]) for part in parts if part.get("pool") is not None]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
+from mae_vlm.data.targets import BOXES
 from mae_vlm.encoders.image import ImageTower
 from mae_vlm.encoders.joint import Joint
 from mae_vlm.encoders.text.base import TextTower
@@ -46,6 +47,11 @@ class Towers(nn.Module):
             self.fusion = fusion(self)
         if self.regions is not None:
             self.told_fusion().regions = self.regions.most
+
+    @property
+    def wants(self) -> frozenset[str]:
+        """What ``Batch.targets`` must hold: boxes, where regions take those of the data."""
+        return frozenset({BOXES} if self.regions is not None and self.regions.detector is None else ())
 
     def join(self, width: int, view: str, pool: str, image_queries: int = 0) -> None:
         """Build the space that pictures and texts share, for a part that trains it or looks things up in it.

@@ -17,6 +17,7 @@ from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.base import Fusion
 from mae_vlm.encoders.image import ImageTower
 from mae_vlm.encoders.lora import Lora, adapt
+from mae_vlm.encoders.regions import Regions
 from mae_vlm.encoders.text.base import TextTower
 from mae_vlm.encoders.towers import Towers
 from mae_vlm.encoders.weights import Filled, fill, fill_words
@@ -40,7 +41,8 @@ class Finetuner(LightningModule):
         encoder: the image tower; the CLI takes whatever is left open here from ``weights``.
         heads: name to class (and options); each is built once with the towers' sizes.
         optimizer: how weights move.
-        text, fusion: the towers of words, where a head looks at them; the CLI takes them, too, from ``weights``.
+        text, fusion, regions: the towers of words and the regions beside them, where a head looks at them; the CLI takes them, too, from
+            ``weights``.
         weights: a run folder or checkpoint whose encoder training starts from; None starts from scratch. The CLI reads it; in a
             program of your own call :meth:`adopt`.
         freeze: how much of the encoder stays as it is: none, all, or its embedding and so many of its first blocks.
@@ -64,11 +66,12 @@ class Finetuner(LightningModule):
         compile: bool = False,
         lora: Lora | None = None,
         teacher: Teaching | None = None,
+        regions: Callable[[Towers], Regions] | None = None,
     ) -> None:
         super().__init__()
         if not heads:
             raise ValueError("no head given; to classify take mae_vlm.heads.classify.Classify")
-        self.towers = Towers(encoder, text, fusion)
+        self.towers = Towers(encoder, text, fusion, regions)
         self.heads = nn.ModuleDict({name: build(self.towers) for name, build in heads.items()})
         mixing = [name for name, head in self._parts().items() if head.mixes]
         if mixing and len(heads) > 1:
@@ -112,8 +115,8 @@ class Finetuner(LightningModule):
 
     @property
     def wants(self) -> frozenset[str]:
-        """What ``Batch.targets`` must hold for the heads."""
-        return frozenset[str]().union(*(head.wants for head in self._parts().values()))
+        """What ``Batch.targets`` must hold for the heads and the regions."""
+        return self.towers.wants.union(*(head.wants for head in self._parts().values()))
 
     @property
     def watched(self) -> dict[str, tuple[str, bool]]:

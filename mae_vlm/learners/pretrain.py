@@ -12,7 +12,6 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
-from mae_vlm.data.targets import BOXES
 from mae_vlm.encoders.arithmetic import encoder_step
 from mae_vlm.encoders.features import Features
 from mae_vlm.encoders.fusion.base import Fusion
@@ -100,9 +99,8 @@ class Pretrainer(LightningModule):
 
     @property
     def wants(self) -> frozenset[str]:
-        """What ``Batch.targets`` must hold: boxes, where regions take those of the data."""
-        regions = self.towers.regions
-        return frozenset({BOXES} if regions is not None and regions.detector is None else ())
+        """What ``Batch.targets`` must hold."""
+        return self.towers.wants
 
     def adopt(self, weights: dict[str, Tensor], grid: tuple[int, int]) -> Filled:
         """Start from an encoder's ``weights``, trained on ``grid`` (rows, columns of patches); see ``mae_vlm.encoders.weights``."""

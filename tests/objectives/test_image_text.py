@@ -104,7 +104,11 @@ def test_a_query_finds_a_small_thing_that_the_mean_drowns():
 
 @pytest.mark.parametrize(
     ("options", "says"),
-    [({"view": "half"}, "view 'half', pool 'mean' and image_queries 0 given"), ({"pool": "last"}, "pool 'last' and image_queries 0 given"), ({"weight": -1.0}, "weight -1.0")],
+    [
+        ({"view": "half"}, "view 'half', pool 'mean' and image_queries 0 given"),
+        ({"pool": "last"}, "pool 'last' and image_queries 0 given"),
+        ({"weight": -1.0}, "weight -1.0"),
+    ],
 )
 def test_wrong_options_are_told_in_one_line(options, says):
     with pytest.raises(ValueError, match=says) as told:
