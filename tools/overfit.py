@@ -1,6 +1,6 @@
 """Whether a head's geometry is right: 8 real pictures learned by heart, scored from ``predict``'s files, beside what the truth scores.
 
-``python -m tools.overfit nuclei`` (cells, cells_dense, things, street) takes the 8 pictures, pretrains MAE for some minutes on the whole
+``python -m tools.overfit nuclei`` (nuclei_rcnn, cells, cells_dense, things, street) takes the 8 pictures, pretrains MAE for some minutes on the whole
 set's training pictures, fits ``configs/finetune/overfit_<task>.yaml`` from these weights without augmentation, lets ``predict`` write its
 files, and scores them against the original annotations by pycocotools or the plain script in ``tools/overfit_scores.py``. The ceiling is
 the truth itself through the head's own resolution, scored alike: with the best logits that its cells can hold, and in brackets averaged
@@ -59,6 +59,7 @@ class Case:
 
 CASES = {
     "nuclei": Case("dsb2018-nuclei", "instances.json", "overfit_masks", Canvas(256, 256, 4), "AP"),
+    "nuclei_rcnn": Case("dsb2018-nuclei", "instances.json", "overfit_mask_rcnn", Canvas(256, 256, 1), "AP"),
     "things": Case("coco128-panoptic", "panoptic.json", "overfit_panoptic", Canvas(128, 128, 4), "PQ"),
     "street": Case("camvid", "masks", "overfit_segment", Canvas(192, 256, 16), "mIoU", 11, ("--model.heads.segment.ignore", "[11]")),
     "cells": Case("bccd", "instances.json", "overfit_queries", Canvas(192, 256, 0), "AP"),
