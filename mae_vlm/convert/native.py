@@ -181,7 +181,7 @@ def elsewhere(path: str | Path) -> Found | None:
 
 
 def stated_words(path: str | Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """What a run's config says of its ``text`` and ``fusion`` towers and its ``regions``, where it has them, and the weights of all its towers.
+    """What a run's config says of its ``text``, ``fusion`` and ``regions``, where it has them, and the weights of all its towers.
 
     ``joint`` is the ``width``, ``pool`` and ``image_queries`` of the space that pictures and texts share, where it has one.
 

@@ -16,20 +16,8 @@ def test_regions_of_the_datas_boxes_train_with_the_other_parts(tmp_path):
     assert content(run)["state_dict"]["towers.regions.place.weight"].shape == (32, 6)
     assert "most: 4" in (run / "config.yaml").read_text()
     answer = ["--config", str(REPOSITORY / "configs" / "finetune" / "quick_answer.yaml"), "--model.text", "null", "--model.fusion", "null"]
-    start = [
-        *MACHINE,
-        "--model.weights",
-        run,
-        "--data.scenes",
-        "24",
-        "--data.val_scenes",
-        "8",
-        "--data.image_size",
-        "32",
-        "--name",
-        "answer",
-    ]
-    start += ["--data.batch_size", "12"]
+    start = [*MACHINE, "--model.weights", run, "--data.scenes", "24", "--data.val_scenes", "8"]
+    start += ["--data.batch_size", "12", "--data.image_size", "32", "--name", "answer"]
     steps = ["--trainer.max_steps", "2", "--trainer.default_root_dir", tmp_path, "--data.framing", "crop", "--pictures.count", "2"]
     assert in_process("fit", *answer, *start, *steps) == 0
     answering = tmp_path / "answer" / "version_0"
