@@ -1,10 +1,10 @@
 """Whether a head's geometry is right: 8 real pictures learned by heart, scored from ``predict``'s files, beside what the truth scores.
 
 ``python -m tools.overfit nuclei`` (nuclei_rcnn, cells, cells_dense, things, street) takes the 8 pictures, pretrains MAE for some minutes
-on the whole set's training pictures, fits ``configs/finetune/overfit_<task>.yaml`` from these weights without augmentation, lets ``predict`` write its
-files, and scores them against the original annotations by pycocotools or the plain script in ``tools/overfit_scores.py``. The ceiling is
-the truth itself through the head's own resolution, scored alike: with the best logits that its cells can hold, and in brackets averaged
-over the cells, which a head can surpass. Prints score, ceiling and ratio, and writes them as json.
+on the whole set's training pictures, fits ``configs/finetune/overfit_<task>.yaml`` from these weights without augmentation, lets
+``predict`` write its files, and scores them against the original annotations by pycocotools or the plain script in
+``tools/overfit_scores.py``. The ceiling is the truth itself through the head's own resolution, scored alike: with the best logits that its
+cells can hold, and in brackets averaged over the cells, which a head can surpass. Prints score, ceiling and ratio, and writes them as json.
 
 Each stage that is finished is skipped, and an unfinished training goes on, when it is started again. ``--fresh`` leaves out MAE. Options
 after ``--`` go to the fine-tuning, as ``-- --trainer.max_steps 400``.
