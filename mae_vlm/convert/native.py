@@ -205,7 +205,7 @@ def words_of(config: dict[str, Any], state: dict[str, Tensor]) -> tuple[dict[str
         parts = [part.get("init_args") or {} for room in ("objectives", "heads") for part in (options.get(room) or {}).values()]
         pools = [str(part["pool"]) for part in parts if part.get("pool") is not None]
         queries = len(towers.get("joint.look.score.weight", ()))
-        told["joint"] = {"width": len(space), "pool": pools[0] if pools else "first"} | ({"image_queries": queries} if queries else {})
+        told["joint"] = {"width": len(space), "pool": pools[0] if pools else "mean"} | ({"image_queries": queries} if queries else {})
     return told, towers
 
 

@@ -76,12 +76,12 @@ class Retrieve(Head):
         pool: str | None = None,
         rerank: int = 0,
         hardness: float = 14.3,
-        image_queries: int = 0,
+        image_queries: int | None = None,
     ) -> None:
         super().__init__(towers, weight)
         if rerank < 0 or hardness < 0 or (width is not None and width < 1):
             raise ValueError(f"width {width}, rerank {rerank}, hardness {hardness} given, allowed are 1 and more, and 0 and more")
-        towers.join(width or 256, "full", pool or "first", image_queries)
+        towers.join(width or 256, "full", pool or "mean", image_queries or 0)
         self.log_scale = nn.Parameter(torch.tensor([math.log(1 / 0.07)]))  # one number in a row: FSDP takes no scalars
         self.rerank, self.hardness = rerank, hardness
         self.longest = matched.Longest.of(towers.told_text())

@@ -83,7 +83,7 @@ def test_two_processes_take_the_steps_of_one_and_find_the_same(tmp_path):
     [
         (["--trainer.accumulate_grad_batches", "2"], "head retrieve contrasts the pictures of a batch"),
         (["--model.heads.retrieve.rerank", "4"], "this needs a fusion tower"),
-        (["--model.heads.retrieve.pool", "best"], "pool 'best' given"),
+        (["--model.heads.retrieve.pool", "best"], "pool 'best' and image_queries 0 given"),
     ],
 )
 def test_what_does_not_fit_is_told_in_one_line(options, message, tmp_path, complaint):

@@ -43,7 +43,7 @@ def measured(house, head, batches):
 
 def test_the_loss_is_that_of_the_objective():
     house, head = a_head()
-    objective = SoftmaxContrast(house, width=8, pool="first").double()
+    objective = SoftmaxContrast(house, width=8).double()
     head.log_scale.data.fill_(math.log(1 / 0.07))
     objective.log_scale.data.fill_(math.log(1 / 0.07))
     for training in (True, False):
