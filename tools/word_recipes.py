@@ -28,7 +28,7 @@ def answering(data: str, steps: int, picture: bool, image_size: int, questions: 
 
 def matching(data: str, steps: int, pixels: bool) -> Config:
     """Pictures and captions in one space by CLIP's contrast, with MAE's loss on hidden pixels beside it or without."""
-    objectives = {"image_text": part("objectives.image_text.SoftmaxContrast", view="full", width=128)}
+    objectives = {"image_text": part("objectives.image_text.SoftmaxContrast", view="full", width=128, image_queries=4)}
     if pixels:
         objectives["pixels"] = part("objectives.pixels.Pixels", width=64, depth=1)
     return _config(data, steps, 96, 100, (0.8, 1.0)) | {

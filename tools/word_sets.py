@@ -30,7 +30,7 @@ from tools.word_ranks import ranks_of
 from tools.word_recipes import Config, answering, matching
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
-STEPS = {"easy_vqa": 800, "daquar": 500, "flickr8k": 400}
+STEPS = {"easy_vqa": 1000, "daquar": 500, "flickr8k": 1000}
 _DRAWS = 2000
 Numbers = NDArray[Any]
 Asked = list[tuple[str, str, str]]  # a picture, a question and the answer in its normal form
