@@ -77,6 +77,8 @@ def begin(model: Any, summary: Summary, verb: str, afresh: bool) -> None:
     Raises:
         ValueError: the data or the weights do not fit.
     """
+    if verb == "test" and not summary.test:
+        say("no test part: the figures of test are those of the validation pictures, by which the best checkpoint was chosen, too")
     if isinstance(model, Pretrainer) and afresh and model.weights is not None:
         say(continuing.adopt(model, model.weights))
     if afresh:

@@ -74,7 +74,10 @@ class Towers(nn.Module):
             ValueError: there is none.
         """
         if self.text is None:
-            raise ValueError("this needs a text tower; set model.text to mae_vlm.encoders.text.transformer.Transformer")
+            raise ValueError(
+                "this needs a text tower; set model.text to mae_vlm.encoders.text.transformer.Transformer (weights of a run without words "
+                "bring none: leave out --model.text null)"
+            )
         return self.text
 
     def told_fusion(self) -> Fusion:

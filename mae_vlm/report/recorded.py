@@ -22,7 +22,7 @@ class Recorded:
     """One run as its files tell it.
 
     Attributes:
-        curves: by tag, as in ``metrics.csv``; the newest value where a step was written twice. NaN and infinity are kept.
+        curves: by tag, as in ``metrics.csv``; the newest value where a step was written twice, of step 0 the first. NaN and infinity stay.
         config: ``config.yaml`` as a mapping, and ``config_text`` as it was written.
         facts: ``facts.json``; sampled: ``sampled.json``.
         bad_steps, quarantined: lines of the ``.jsonl`` files.
@@ -171,6 +171,8 @@ def _curves(file: Path) -> dict[str, Curve]:
 
 def _put(points: dict[int, float], step: int, word: str) -> None:
     try:
-        points[step] = float(word)
+        value = float(word)
     except ValueError:
         return
+    if step or step not in points:  # what was measured before the first step, and after it, both stand at step 0: the first is the start
+        points[step] = value

@@ -33,8 +33,9 @@ def test_validate_repeats_the_last_validation_of_the_run(named, run, capsys):
 def test_test_without_a_test_part_takes_the_validation_pictures(run, capsys):
     assert in_process("test", "--ckpt_path", run, *MACHINE) == 0
     final = [row for row in rows(run) if row["val/loss"]][-1]
-    line = next(line for line in capsys.readouterr().out.splitlines() if "test/loss" in line)
-    assert final["val/loss"] in line
+    told = capsys.readouterr().out
+    line = next(line for line in told.splitlines() if "test/loss" in line)
+    assert final["val/loss"] in line and "no test part: the figures of test are those of the validation pictures" in told
 
 
 def test_predict_writes_a_feature_for_every_picture(run, tmp_path):

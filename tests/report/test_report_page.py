@@ -17,6 +17,7 @@ from mae_vlm.commands.report import main
 from mae_vlm.report import album
 from mae_vlm.report.charts import Chart, Line, chart, number, thinned
 from mae_vlm.report.page import report
+from mae_vlm.report.recorded import read
 
 _VOID = {"meta", "link", "img", "br"}
 
@@ -125,6 +126,11 @@ def test_text_of_a_run_is_no_markup(recorded, tmp_path):
     (tmp_path / "metrics.csv").write_text("step,train/<b>x/loss\n1,2.0\n2,1.0\n")
     page = report(tmp_path)[0].decode()
     assert "<script" not in page and "<b>x" not in page and "&lt;script&gt;" in page
+
+
+def test_the_start_is_what_was_measured_before_the_first_step(tmp_path):
+    (tmp_path / "metrics.csv").write_text("step,val/loss\n0,3.0\n0,2.0\n1,1.5\n1,1.0\n")
+    assert read(tmp_path).curves["val/loss"] == [(0, 3.0), (1, 1.0)]
 
 
 @pytest.mark.parametrize("left", [["config.yaml"], ["metrics.csv"], ["facts.json"]])
