@@ -13,7 +13,7 @@ class AttentionPool(nn.Module):
     """Tokens ``[B, N, D]`` to ``[B, Q * D]``: Q weighted means of the normed tokens, side by side, each by its own learned softmax.
 
     The annotation matrix of Lin et al. 2017 (arXiv 1703.03130, section 2) without its hidden layer. Where things are small, the mean over
-    all tokens holds little of them: a query finds them wherever they are. At first it is the mean.
+    all tokens holds little of them: a query finds them wherever they are.
     """
 
     def __init__(self, width: int, queries: int) -> None:
