@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 WAITING = 0.05  # share of the time: up to here the loader keeps up
+AHEAD = 4  # times as fast as the model: such a loader holds up nobody for long, whatever a short measurement saw
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Rates:
 def verdict(rates: Rates) -> list[str]:
     """Lines for the user: the bottleneck with its evidence, then the one setting to change, then what is too small."""
     lines = []
-    if rates.waited > WAITING:
+    if rates.waited > WAITING and rates.loader < AHEAD * rates.model:
         lines.append(
             f"bottleneck: the loader. The run waits for pictures {rates.waited:.0%} of its time: "
             f"{rates.together:.0f} images/s, where the model alone takes {rates.model:.0f}."

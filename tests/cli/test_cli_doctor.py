@@ -36,6 +36,12 @@ def test_a_run_that_waits_is_told_how_many_workers_would_feed_it():
     assert change == "change: --data.num_workers 8 (now 4; 16 cores)"
 
 
+def test_a_loader_that_is_far_quicker_than_the_model_is_not_blamed():
+    first = verdict(replace(FED, loader=16_000, waited=0.19))[0]
+    assert first.startswith("bottleneck: the model") and "19%" in first and "16000" in first
+    assert verdict(replace(FED, loader=3_900, waited=0.19))[0].startswith("bottleneck: the loader")
+
+
 def test_where_all_cores_work_already_the_pictures_are_to_be_shrunk():
     _, change = verdict(replace(STARVED, workers=16, typical=(2000, 3000)))
     assert "python -m data_prep shards MINE DST --short-side 258" in change
