@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mae_vlm.encoders.attention_pool import AttentionPool
+from mae_vlm.encoders.query_pool import QueryPool
 from mae_vlm.encoders.text.base import POOLS, EncodedText
 from mae_vlm.types import Encoded
 
@@ -34,7 +34,7 @@ class Joint(nn.Module):
         width: numbers of an embedding (E).
         view: ``full``, or ``masked``: the visible patches alone, as FLIP (arXiv 2212.00794) does it, at a fraction of the cost.
         pool: a text's feature: of its ``first`` token, its ``end`` token or their ``mean``.
-        image_queries: learned queries that pool a picture's patches (:class:`AttentionPool`), for small things in it; 0 is the mean.
+        image_queries: learned queries that pool a picture's patches (:class:`QueryPool`), for small things in it; 0 is the mean.
 
     Raises:
         ValueError: another view or pool, or fewer queries than 0.
@@ -50,7 +50,7 @@ class Joint(nn.Module):
                 "and 0 or more"
             )
         self.width, self.view, self.pool, self.image_queries = width, view, pool, image_queries
-        self.look = AttentionPool(image_width, image_queries) if image_queries else None
+        self.look = QueryPool(image_width, image_queries) if image_queries else None
         self.image = nn.Linear(image_width if self.look is None else self.look.width, width, bias=False)
         self.text = nn.Linear(text_width, width, bias=False)
         for layer in (self.image, self.text):

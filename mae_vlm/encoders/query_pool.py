@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class AttentionPool(nn.Module):
+class QueryPool(nn.Module):
     """Tokens ``[B, N, D]`` to ``[B, Q * D]``: Q weighted means of the normed tokens, side by side, each by its own learned softmax.
 
     The annotation matrix of Lin et al. 2017 (arXiv 1703.03130, section 2) without its hidden layer. Where things are small, the mean over
