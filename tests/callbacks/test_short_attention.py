@@ -8,7 +8,9 @@ import pytest
 import torch
 from captioned import towers
 
+from mae_vlm.callbacks.bookends import Bookends
 from mae_vlm.callbacks.short_attention import SHORT, ShortAttention
+from mae_vlm.cli.callbacks import silent
 
 
 def fused_while_fitting(precision: str, device: str = "cpu", patches: int | None = None) -> bool:
@@ -21,6 +23,10 @@ def fused_while_fitting(precision: str, device: str = "cpu", patches: int | None
     found = torch.backends.cuda.flash_sdp_enabled()
     callback.teardown(trainer, module, "fit")
     return found
+
+
+def test_every_run_has_it(tmp_path):
+    assert any(isinstance(callback, ShortAttention) for callback in silent(Bookends(), tmp_path, False, []))
 
 
 @pytest.mark.parametrize(

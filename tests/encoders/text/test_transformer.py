@@ -8,9 +8,12 @@ import pytest
 import torch
 from captioned import a_text, stirred, vocabulary_file
 
+from mae_vlm.encoders.fusion.cross import CrossAttention
 from mae_vlm.encoders.text.base import EncodedText
 from mae_vlm.encoders.text.transformer import Transformer, causal_mask
 from mae_vlm.encoders.text.word_head import WordHead
+from mae_vlm.encoders.towers import Towers
+from mae_vlm.encoders.vit import Vit
 from mae_vlm.tokens.words import Words
 
 SIZES = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "max_position_embeddings": 40}
@@ -30,6 +33,16 @@ with_each = pytest.mark.parametrize("name", TOWERS)
 def a_tower(name: str) -> Transformer:
     torch.manual_seed(0)
     return stirred(a_text(**TOWERS[name]).double()).eval()
+
+
+@pytest.mark.parametrize(("width", "deviation"), [(768, 0.02), (192, 0.04)])
+def test_narrow_towers_begin_with_larger_weights(width, deviation, tmp_path):
+    torch.manual_seed(0)
+    text = Transformer(vocabulary=vocabulary_file(tmp_path), width=width, depth=1, heads=2)
+    fusion = CrossAttention(Towers(Vit(width=16, depth=1, heads=2, patch=8, image_size=16), text), depth=1)
+    for tower in (text.model.encoder, fusion):
+        weights = [weight for weight in tower.parameters() if weight.ndim == 2]
+        assert weights and all(float(weight.detach().std()) == pytest.approx(deviation, rel=0.05) for weight in weights)
 
 
 @with_each
